@@ -1,0 +1,2 @@
+//! Phylactery.
+fn main() {}
