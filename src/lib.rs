@@ -1,1 +1,11 @@
-//! Phylactery.
+//! Phylactery: every datacenter its own MogileFS, one ledger of all files that should exist, and a repair
+//! loop that fetches what is missing. `ARCHITECTURE.md` is the map; `file` and `version` hold the words.
+
+pub mod config;
+pub mod events;
+pub mod failpoint;
+pub mod file;
+pub mod journal;
+pub mod ledger;
+pub mod locks;
+pub mod version;

@@ -1,0 +1,116 @@
+//! What an operator sets, typed, with defaults beside the fields.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::file::{Datacenter, Domain, NodeName};
+
+/// Everything that one process needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `[datacenter]`
+    pub datacenter: DatacenterConfig,
+    /// `[proxy]`
+    pub proxy: ProxyConfig,
+    /// `[journal]`
+    pub journal: JournalConfig,
+    /// `[ledger]`
+    pub ledger: LedgerConfig,
+    /// `[repair]`
+    pub repair: RepairConfig,
+    /// `[api]`
+    pub api: ApiConfig,
+}
+
+/// `[datacenter]`: who we are, and what the others may know of us.
+#[derive(Clone, Debug)]
+pub struct DatacenterConfig {
+    /// `name`: of this datacenter; required.
+    pub name: Datacenter,
+    /// `node`: of this process; `node1` by default.
+    pub node: NodeName,
+    /// `trackers`: as other datacenters reach them; the proxy's own by default.
+    pub trackers: Vec<String>,
+    /// `storage_hosts`: the `host:port` that others may fetch from; by default what the tracker's `get_hosts` names.
+    pub storage_hosts: Option<BTreeSet<String>>,
+}
+
+/// `[proxy]`: what clients meet.
+#[derive(Clone, Debug)]
+pub struct ProxyConfig {
+    /// `listen`: an address or a list; 127.0.0.1:7001 by default.
+    pub listen: Vec<SocketAddr>,
+    /// `trackers`: `host:port` of the local ones; required.
+    pub trackers: Vec<String>,
+    /// `max_connections`: clients at once; further ones are told so and closed. 20,000 by default.
+    pub max_connections: usize,
+    /// `max_line`: bytes of a request's line without its end. 1 MiB by default.
+    pub max_line: usize,
+    /// `max_key`: bytes of an escaped key that is recorded. 60,000 by default: a Cassandra partition key ends at 65,535.
+    pub max_key: usize,
+    /// `deny`: commands that are refused here, in lower case; `!shutdown` by default.
+    pub deny: Vec<String>,
+    /// `idle_timeout`: after which a silent client is closed; none by default, as the tracker has none.
+    pub idle_timeout: Option<Duration>,
+    /// `upstream_connections`: to each tracker, of all threads together. 256 by default.
+    pub upstream_connections: usize,
+    /// `threads`: that serve clients; one a core by default.
+    pub threads: usize,
+    /// `lock_wait`: how long a mutation waits for another one of the same key. 10 s by default: a healthy
+    /// tracker answers long before, and clients give up about then.
+    pub lock_wait: Duration,
+    /// `drain`: how long a stop waits for requests under way. 35 s by default: a tracker kills what takes 30 s.
+    pub drain: Duration,
+}
+
+/// `[journal]`: what must not be lost.
+#[derive(Clone, Debug)]
+pub struct JournalConfig {
+    /// `path`: a folder on a local disk; required.
+    pub path: PathBuf,
+    /// `max_size`: bytes of what the ledger has not confirmed. 1 GiB by default.
+    pub max_size: u64,
+    /// `quiet_time`: how long after a lost answer the tracker may still carry out the request. 60 s by default:
+    /// twice the time after which it kills a worker.
+    pub quiet_time: Duration,
+}
+
+/// `[ledger]`: where the truth about all datacenters lives.
+#[derive(Clone, Debug)]
+pub enum LedgerConfig {
+    /// `kind = "embedded"`: an SQLite file, for one machine.
+    Embedded {
+        /// `path`: the file; required.
+        path: PathBuf,
+    },
+}
+
+/// `[repair]`: bringing here what is missing here.
+#[derive(Clone, Debug)]
+pub struct RepairConfig {
+    /// `enabled`: true by default.
+    pub enabled: bool,
+    /// `copies_at_once`: files copied at a time. 4 by default.
+    pub copies_at_once: usize,
+    /// `create_domains`: whether domains and classes are made here as they are at the source. True by default.
+    pub create_domains: bool,
+    /// `scan_every`: from the end of a scan of all files to the next. A day by default.
+    pub scan_every: Duration,
+    /// `retry_first`: the pause after a first failure; it doubles, with jitter. 2 s by default.
+    pub retry_first: Duration,
+    /// `retry_most`: the longest pause. 1 h by default.
+    pub retry_most: Duration,
+}
+
+/// `[api]`: for people and scripts.
+#[derive(Clone, Debug)]
+pub struct ApiConfig {
+    /// `listen`: 127.0.0.1:8080 by default.
+    pub listen: SocketAddr,
+    /// `compatible_status`: answer 200 to everything under `/file/`, as the first version did. False by default.
+    pub compatible_status: bool,
+    /// `fid_domain`: the domain of files known by a bare fid only. `phylactery` by default.
+    pub fid_domain: Domain,
+}

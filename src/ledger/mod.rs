@@ -1,0 +1,318 @@
+//! The ledger: every file that should exist, and what each datacenter holds of it.
+//!
+//! One interface, shaped by what Cassandra can do, for it is the ledger's real home:
+//!
+//! - **No transactions, no read before write.** A write sets cells, each at a timestamp that is part of its value
+//!   (a head's `version`, a replica's `since`, a gap's `observed`). The greater timestamp wins, on equal ones
+//!   the greater bytes. So every write may be repeated, delayed and reordered, and ends the same.
+//! - **Cells, not rows.** Head and class are cells of their own; replicas are set one datacenter at a time.
+//! - **Streams instead of clocks.** A node numbers its changes 1, 2, 3 … without holes; a reader therefore
+//!   knows what it has not seen.
+//! - **Scans by token.** All files lie on a ring of 2^64 tokens and are read in pages of a range of it.
+//!
+//! Never here: deciding what to do about what the ledger says (`repair`), or keeping what it has not
+//! taken yet (`journal`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::file::{ClassCell, Class, Content, Datacenter, Domain, FileName, NodeName, Replica, Revision};
+use crate::version::Version;
+
+pub mod embedded;
+#[cfg(test)]
+mod suite;
+
+/// How sure an answer or a write has to be. The embedded ledger has one copy, so all are one to it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Strength {
+    /// A quorum of this datacenter's copies: what everything ordinary uses.
+    Local,
+    /// A quorum over all datacenters: for a hole in a stream, or a head that is older than its change.
+    Global,
+    /// Every copy there is: how a debt is paid.
+    All,
+}
+
+/// Why the ledger did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// Not reached, or not enough copies, or too slow: the same call may work later.
+    #[error("{doing}: the ledger is not available: {why}")]
+    Unavailable {
+        /// What was attempted, as a short present-tense phrase.
+        doing: &'static str,
+        /// What the store said.
+        why: String,
+    },
+    /// The store has something that this program did not write or cannot read.
+    #[error("{doing}: the ledger holds something unreadable: {why}; was it written by a newer version?")]
+    Corrupt {
+        /// What was attempted.
+        doing: &'static str,
+        /// Which value, and what is wrong with it.
+        why: String,
+    },
+}
+
+/// All that the ledger knows of one file.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct FileRecord {
+    /// The newest revision; absent while only replicas have arrived.
+    pub head: Option<Revision>,
+    /// The newest class cell; see [`FileRecord::class`] for the one that counts.
+    pub class_cell: Option<ClassCell>,
+    /// One entry a datacenter that was ever observed.
+    pub replicas: BTreeMap<Datacenter, Replica>,
+}
+
+impl FileRecord {
+    /// The class that counts: the cell's, if it was set on the bytes that the head names.
+    pub fn class(&self) -> Option<&Class> {
+        let content = self.head.as_ref()?.content()?;
+        self.class_cell.as_ref().filter(|cell| cell.content == *content).map(|cell| &cell.class)
+    }
+
+    /// The content that should be everywhere; `None` for a deleted or unknown file.
+    pub fn content(&self) -> Option<&Content> {
+        self.head.as_ref()?.content()
+    }
+
+    /// Whether `datacenter`, if the file is due there (`due`), holds what it should, in the right
+    /// class, and nothing that it should not.
+    pub fn is_whole_in(&self, datacenter: &Datacenter, due: bool) -> bool {
+        let held = self.replicas.get(datacenter).and_then(|replica| replica.held.as_ref());
+        match (self.content(), held) {
+            (None, held) => held.is_none() || self.head.is_none(),
+            (Some(_), None) => !due,
+            (Some(content), Some(held)) => {
+                !due || (held.content == *content && self.class().is_none_or(|class| *class == held.class))
+            }
+        }
+    }
+
+    /// Takes in another copy's or a later write's cells, each by its own merge rule.
+    pub fn merge(&mut self, write: &FileWrite) {
+        if let Some(head) = &write.head
+            && self.head.as_ref().is_none_or(|mine| head.wins_over(mine))
+        {
+            self.head = Some(head.clone());
+        }
+        if let Some(class) = &write.class
+            && self.class_cell.as_ref().is_none_or(|mine| class.wins_over(mine))
+        {
+            self.class_cell = Some(class.clone());
+        }
+        if let Some((datacenter, replica)) = &write.replica
+            && self.replicas.get(datacenter).is_none_or(|mine| replica.wins_over(mine))
+        {
+            self.replicas.insert(datacenter.clone(), replica.clone());
+        }
+    }
+}
+
+/// Cells of one file to be set. Absent ones are left alone.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct FileWrite {
+    /// A new head, at its version.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub head: Option<Revision>,
+    /// A class, at its version.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub class: Option<ClassCell>,
+    /// What one datacenter holds, at the observation's time.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub replica: Option<(Datacenter, Replica)>,
+}
+
+/// The changes of one node in one incarnation; `ma01/node1/5f0c…` as text.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct StreamId {
+    /// Whose changes.
+    pub datacenter: Datacenter,
+    /// Which process of it.
+    pub node: NodeName,
+    /// Which life of its journal: random, made with the journal folder.
+    pub incarnation: String,
+}
+
+impl std::fmt::Display for StreamId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}/{}", self.datacenter, self.node, self.incarnation)
+    }
+}
+
+/// One entry of a stream: this file has a revision (or class) of at least this version. Never deleted.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Change {
+    /// Its number in the stream, from 1.
+    pub number: u64,
+    /// The file that changed; `None` where a number had to be used up without a change.
+    pub file: Option<FileName>,
+    /// The version to expect in the ledger. A reader that finds an older one has not seen the write yet.
+    pub version: Version,
+}
+
+/// A part of the ring of tokens, both ends included.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TokenRange {
+    /// The first token.
+    pub first: i64,
+    /// The last token.
+    pub last: i64,
+}
+
+impl TokenRange {
+    /// The whole ring.
+    pub const ALL: TokenRange = TokenRange { first: i64::MIN, last: i64::MAX };
+
+    /// Part `part` of the ring cut in `parts` equal ones.
+    pub fn part(part: u32, parts: u32) -> TokenRange {
+        let edge = |n: u32| i128::from(i64::MIN) + ((1i128 << 64) * i128::from(n)) / i128::from(parts);
+        TokenRange { first: edge(part) as i64, last: (edge(part + 1) - 1) as i64 }
+    }
+}
+
+/// One page of a scan.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Page {
+    /// Files with their records, in the ring's order.
+    pub files: Vec<(FileName, FileRecord)>,
+    /// Where the next page begins; `None` when the range is done. Only this ledger can read it.
+    pub next: Option<String>,
+}
+
+/// What did not work at once, in one datacenter.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Gap {
+    /// The file concerned.
+    pub file: FileName,
+    /// When it was first seen.
+    pub since: Version,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// Why it did not work the last time.
+    pub last_error: String,
+    /// When it will be tried again.
+    pub next_try: Version,
+    /// Hybrid time of this observation; also the timestamp of the row's cells.
+    pub observed: Version,
+}
+
+/// A node's own word about itself, published regularly.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NodeRecord {
+    /// The stream it writes now.
+    pub stream: StreamId,
+    /// The last number of it that the ledger has.
+    pub last_number: u64,
+    /// The version of its oldest mutation that the ledger has not, delivered or open.
+    pub oldest_undelivered: Option<Version>,
+    /// The version of its oldest mutation whose outcome is not known.
+    pub oldest_open: Option<Version>,
+    /// Where its clock stands.
+    pub clock_mark: Version,
+    /// When it said so; also the timestamp of the row's cells.
+    pub heartbeat: Version,
+}
+
+/// What a datacenter tells the others about itself, and what an operator decided about it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DatacenterRecord {
+    /// Its name.
+    pub name: Datacenter,
+    /// Whether files are due there.
+    pub active: bool,
+    /// Its trackers, `host:port`, as other datacenters reach them.
+    pub trackers: Vec<String>,
+    /// Its storage nodes, `host:port`: the only places that repair fetches from.
+    pub storage_hosts: BTreeSet<String>,
+    /// Its HTTP API, for people.
+    pub api: Option<String>,
+    /// When this was said; also the timestamp of the row's cells.
+    pub updated: Version,
+}
+
+/// Which datacenters the files of a class are due in.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Placement {
+    /// The domain.
+    pub domain: Domain,
+    /// The class; `None` for all classes of the domain that have no placement of their own.
+    pub class: Option<Class>,
+    /// The datacenters.
+    pub datacenters: BTreeSet<Datacenter>,
+    /// When this was said; also the timestamp of the row's cells.
+    pub updated: Version,
+}
+
+/// How far one datacenter has read: a stream of another's changes, or its own scan of all files.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Cursor {
+    /// A stream's text, or the name of a scan.
+    pub name: String,
+    /// Everything up to here is done or parked by name in `gaps`. For a scan: the next part.
+    pub number: u64,
+    /// More that the reader wants to keep: a scan's page, when it began and last ended.
+    pub note: String,
+    /// When this was said; also the timestamp of the row's cells.
+    pub updated: Version,
+}
+
+/// The ledger. Every call may be repeated; none waits without limit.
+#[async_trait]
+pub trait Ledger: Send + Sync + 'static {
+    /// Sets cells of one file.
+    async fn write(&self, file: &FileName, write: &FileWrite, strength: Strength) -> Result<(), LedgerError>;
+    /// What is known of one file; an empty record if nothing is.
+    async fn read(&self, file: &FileName, strength: Strength) -> Result<FileRecord, LedgerError>;
+    /// Up to `limit` files of a range, from its beginning or from an earlier page's `next`.
+    async fn scan(&self, range: TokenRange, from: Option<&str>, limit: usize) -> Result<Page, LedgerError>;
+
+    /// Adds an entry to a stream. The file's own cells have been written before.
+    async fn append_change(&self, stream: &StreamId, change: &Change, strength: Strength) -> Result<(), LedgerError>;
+    /// Up to `limit` entries with a number greater than `after`, ascending. May have holes: the reader looks.
+    async fn changes(
+        &self,
+        stream: &StreamId,
+        after: u64,
+        limit: usize,
+        strength: Strength,
+    ) -> Result<Vec<Change>, LedgerError>;
+
+    /// Sets a gap of one datacenter.
+    async fn set_gap(&self, datacenter: &Datacenter, gap: &Gap) -> Result<(), LedgerError>;
+    /// Takes a gap away, as observed at `observed`: a later observation of it stays.
+    async fn clear_gap(&self, datacenter: &Datacenter, file: &FileName, observed: Version) -> Result<(), LedgerError>;
+    /// One gap, if there is one.
+    async fn gap(&self, datacenter: &Datacenter, file: &FileName) -> Result<Option<Gap>, LedgerError>;
+    /// Up to `limit` gaps of a datacenter whose next try is at or before `due`, most urgent first.
+    async fn gaps(&self, datacenter: &Datacenter, due: Version, limit: usize) -> Result<Vec<Gap>, LedgerError>;
+    /// How many gaps a datacenter has.
+    async fn count_gaps(&self, datacenter: &Datacenter) -> Result<u64, LedgerError>;
+
+    /// Publishes a node's word about itself.
+    async fn set_node(&self, node: &NodeRecord) -> Result<(), LedgerError>;
+    /// All nodes ever registered, one row a (datacenter, node, incarnation).
+    async fn nodes(&self) -> Result<Vec<NodeRecord>, LedgerError>;
+    /// Registers a datacenter, or changes what it says of itself.
+    async fn set_datacenter(&self, datacenter: &DatacenterRecord) -> Result<(), LedgerError>;
+    /// All datacenters ever registered, sorted by name.
+    async fn datacenters(&self) -> Result<Vec<DatacenterRecord>, LedgerError>;
+    /// Sets a placement.
+    async fn set_placement(&self, placement: &Placement) -> Result<(), LedgerError>;
+    /// All placements.
+    async fn placements(&self) -> Result<Vec<Placement>, LedgerError>;
+    /// Moves a cursor of one datacenter.
+    async fn set_cursor(&self, datacenter: &Datacenter, cursor: &Cursor) -> Result<(), LedgerError>;
+    /// One cursor.
+    async fn cursor(&self, datacenter: &Datacenter, name: &str) -> Result<Option<Cursor>, LedgerError>;
+
+    /// A line for `status`: which ledger this is.
+    fn describe(&self) -> String;
+    /// Waits until somebody may have written, or `limit` has passed: a hint that saves polling.
+    async fn wait_for_news(&self, limit: Duration);
+}
