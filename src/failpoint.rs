@@ -66,7 +66,9 @@ pub fn pass(name: &'static str) {
 
 /// Arms the failpoint that `PHYLACTERY_KILL_AT` names, if this build has failpoints.
 pub fn arm_from_environment() {
-    let Ok(wanted) = std::env::var("PHYLACTERY_KILL_AT") else { return };
+    let Ok(wanted) = std::env::var("PHYLACTERY_KILL_AT") else {
+        return;
+    };
     let (name, count) = match wanted.rsplit_once(':') {
         Some((name, count)) if count.parse::<u32>().is_ok() => (name, count.parse().unwrap_or(1)),
         _ => (wanted.as_str(), 1),

@@ -88,7 +88,10 @@ pub struct FileName {
 impl FileName {
     /// From unescaped bytes, as a request names them.
     pub fn from_bytes(domain: &[u8], key: &[u8]) -> Self {
-        Self { domain: Domain::from_bytes(domain), key: Key::from_bytes(key) }
+        Self {
+            domain: Domain::from_bytes(domain),
+            key: Key::from_bytes(key),
+        }
     }
 }
 
@@ -372,7 +375,12 @@ impl Replica {
     /// Newest observation wins; on a tie the one that holds something, then the greater content.
     pub fn wins_over(&self, other: &Replica) -> bool {
         let key = |r: &Replica| {
-            (r.since, r.held.as_ref().map(|h| (h.content.clone(), h.fid, h.class.clone(), !h.claimed)))
+            (
+                r.since,
+                r.held
+                    .as_ref()
+                    .map(|h| (h.content.clone(), h.fid, h.class.clone(), !h.claimed)),
+            )
         };
         key(self) > key(other)
     }

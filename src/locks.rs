@@ -66,7 +66,10 @@ impl KeyLocks {
                     permit
                 }
             };
-            held.push(Held { _permit: permit, user });
+            held.push(Held {
+                _permit: permit,
+                user,
+            });
         }
         KeyGuard { held }
     }
@@ -77,7 +80,10 @@ impl KeyLocks {
         for file in sorted(files) {
             let user = self.user(file);
             let permit = Arc::clone(&user.slot.mutex).try_lock_owned().ok()?;
-            held.push(Held { _permit: Some(permit), user });
+            held.push(Held {
+                _permit: Some(permit),
+                user,
+            });
         }
         Some(KeyGuard { held })
     }
@@ -97,13 +103,19 @@ impl KeyLocks {
         });
         // Counted while the map's entry is held, so that nobody removes the slot in between.
         slot.users.fetch_add(1, Ordering::AcqRel);
-        User { file: file.clone(), slot: Arc::clone(&slot), slots: Arc::clone(&self.slots) }
+        User {
+            file: file.clone(),
+            slot: Arc::clone(&slot),
+            slots: Arc::clone(&self.slots),
+        }
     }
 }
 
 impl Drop for User {
     fn drop(&mut self) {
-        self.slots.remove_if(&self.file, |_, slot| slot.users.fetch_sub(1, Ordering::AcqRel) == 1);
+        self.slots.remove_if(&self.file, |_, slot| {
+            slot.users.fetch_sub(1, Ordering::AcqRel) == 1
+        });
     }
 }
 
@@ -131,7 +143,9 @@ impl KeyGuard {
 
     /// Whether a client waits for one of these keys: repair then gives way.
     pub fn wanted(&self) -> bool {
-        self.held.iter().any(|held| held.user.slot.waiting.load(Ordering::Acquire) > 0)
+        self.held
+            .iter()
+            .any(|held| held.user.slot.waiting.load(Ordering::Acquire) > 0)
     }
 
     /// Whether the guard covers `file`.
@@ -174,7 +188,8 @@ mod tests {
         let repair = locks.try_lock(&[&a]).expect("nobody holds it");
         assert!(!repair.wanted());
         let (other, name) = (locks.clone(), a.clone());
-        let client = tokio::spawn(async move { other.lock(&[&name], Duration::from_secs(5)).await });
+        let client =
+            tokio::spawn(async move { other.lock(&[&name], Duration::from_secs(5)).await });
         while !repair.wanted() {
             tokio::task::yield_now().await;
         }

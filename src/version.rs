@@ -11,7 +11,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 /// Microseconds since 1970, hybrid logical.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct Version(pub i64);
 
@@ -39,7 +41,9 @@ pub const MAX_AHEAD: Duration = Duration::from_secs(3600);
 
 /// The wall clock, in the unit of [`Version`].
 pub fn wall_clock() -> Version {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     Version(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }
 
@@ -63,7 +67,9 @@ pub struct ClockAhead {
 impl Clock {
     /// A clock that stands at `mark`, the last version that may have been handed out before.
     pub fn new(mark: Version) -> Self {
-        Self { last: AtomicI64::new(mark.0) }
+        Self {
+            last: AtomicI64::new(mark.0),
+        }
     }
 
     /// A new version: above every one handed out or seen, and at or above the wall clock.
@@ -90,9 +96,14 @@ impl Clock {
         loop {
             let next = last.max(floor.0).saturating_add(1).max(wall);
             if next > bound {
-                return Err(ClockAhead { ahead: Duration::from_micros((next - wall) as u64) });
+                return Err(ClockAhead {
+                    ahead: Duration::from_micros((next - wall) as u64),
+                });
             }
-            match self.last.compare_exchange_weak(last, next, Ordering::AcqRel, Ordering::Relaxed) {
+            match self
+                .last
+                .compare_exchange_weak(last, next, Ordering::AcqRel, Ordering::Relaxed)
+            {
                 Ok(_) => return Ok(Version(next)),
                 Err(now) => last = now,
             }
@@ -134,7 +145,10 @@ mod tests {
         let far = Version(wall_clock().0 + 2 * MAX_AHEAD.as_micros() as i64);
         assert!(!clock.observe(far));
         assert_eq!(clock.stamp_above(far).unwrap(), far.next());
-        assert!(clock.stamp().unwrap() < far, "the shared clock was poisoned");
+        assert!(
+            clock.stamp().unwrap() < far,
+            "the shared clock was poisoned"
+        );
     }
 
     #[test]

@@ -64,7 +64,9 @@ impl Mutation {
     /// The files it touches: one, or two for a rename.
     pub fn files(&self) -> Vec<&FileName> {
         match self {
-            Mutation::Put { file, .. } | Mutation::Delete { file } | Mutation::SetClass { file, .. } => vec![file],
+            Mutation::Put { file, .. }
+            | Mutation::Delete { file }
+            | Mutation::SetClass { file, .. } => vec![file],
             Mutation::Rename { from, to } => vec![from, to],
         }
     }
@@ -183,7 +185,9 @@ pub struct Depth {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Refused {
     /// `max_size` is reached.
-    #[error("the journal is full ({bytes} bytes): the ledger has not confirmed anything for too long")]
+    #[error(
+        "the journal is full ({bytes} bytes): the ledger has not confirmed anything for too long"
+    )]
     Full {
         /// Bytes held.
         bytes: u64,
@@ -254,7 +258,12 @@ impl Journal {
     ///
     /// # Errors
     /// [`Refused`]: nothing has happened, and the request must not be sent.
-    pub async fn intend(&self, guard: &KeyGuard, by: By, mutation: Mutation) -> Result<Intent, Refused> {
+    pub async fn intend(
+        &self,
+        guard: &KeyGuard,
+        by: By,
+        mutation: Mutation,
+    ) -> Result<Intent, Refused> {
         unimplemented!()
     }
 
@@ -285,7 +294,10 @@ impl Journal {
 
     /// Replaces entries by what the ledger shall be told of them (possibly nothing), in this order, in one
     /// transaction, and gives the changes their numbers. Durable when this returns.
-    pub async fn announce(&self, settled: Vec<(u64, Vec<Announcement>)>) -> Result<(), JournalError> {
+    pub async fn announce(
+        &self,
+        settled: Vec<(u64, Vec<Announcement>)>,
+    ) -> Result<(), JournalError> {
         unimplemented!()
     }
 

@@ -19,7 +19,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::file::{ClassCell, Class, Content, Datacenter, Domain, FileName, NodeName, Replica, Revision};
+use crate::file::{
+    Class, ClassCell, Content, Datacenter, Domain, FileName, NodeName, Replica, Revision,
+};
 use crate::version::Version;
 
 pub mod embedded;
@@ -49,7 +51,9 @@ pub enum LedgerError {
         why: String,
     },
     /// The store has something that this program did not write or cannot read.
-    #[error("{doing}: the ledger holds something unreadable: {why}; was it written by a newer version?")]
+    #[error(
+        "{doing}: the ledger holds something unreadable: {why}; was it written by a newer version?"
+    )]
     Corrupt {
         /// What was attempted.
         doing: &'static str,
@@ -73,7 +77,10 @@ impl FileRecord {
     /// The class that counts: the cell's, if it was set on the bytes that the head names.
     pub fn class(&self) -> Option<&Class> {
         let content = self.head.as_ref()?.content()?;
-        self.class_cell.as_ref().filter(|cell| cell.content == *content).map(|cell| &cell.class)
+        self.class_cell
+            .as_ref()
+            .filter(|cell| cell.content == *content)
+            .map(|cell| &cell.class)
     }
 
     /// The content that should be everywhere; `None` for a deleted or unknown file.
@@ -84,12 +91,16 @@ impl FileRecord {
     /// Whether `datacenter`, if the file is due there (`due`), holds what it should, in the right
     /// class, and nothing that it should not.
     pub fn is_whole_in(&self, datacenter: &Datacenter, due: bool) -> bool {
-        let held = self.replicas.get(datacenter).and_then(|replica| replica.held.as_ref());
+        let held = self
+            .replicas
+            .get(datacenter)
+            .and_then(|replica| replica.held.as_ref());
         match (self.content(), held) {
             (None, held) => held.is_none() || self.head.is_none(),
             (Some(_), None) => !due,
             (Some(content), Some(held)) => {
-                !due || (held.content == *content && self.class().is_none_or(|class| *class == held.class))
+                !due || (held.content == *content
+                    && self.class().is_none_or(|class| *class == held.class))
             }
         }
     }
@@ -102,12 +113,18 @@ impl FileRecord {
             self.head = Some(head.clone());
         }
         if let Some(class) = &write.class
-            && self.class_cell.as_ref().is_none_or(|mine| class.wins_over(mine))
+            && self
+                .class_cell
+                .as_ref()
+                .is_none_or(|mine| class.wins_over(mine))
         {
             self.class_cell = Some(class.clone());
         }
         if let Some((datacenter, replica)) = &write.replica
-            && self.replicas.get(datacenter).is_none_or(|mine| replica.wins_over(mine))
+            && self
+                .replicas
+                .get(datacenter)
+                .is_none_or(|mine| replica.wins_over(mine))
         {
             self.replicas.insert(datacenter.clone(), replica.clone());
         }
@@ -167,12 +184,19 @@ pub struct TokenRange {
 
 impl TokenRange {
     /// The whole ring.
-    pub const ALL: TokenRange = TokenRange { first: i64::MIN, last: i64::MAX };
+    pub const ALL: TokenRange = TokenRange {
+        first: i64::MIN,
+        last: i64::MAX,
+    };
 
     /// Part `part` of the ring cut in `parts` equal ones.
     pub fn part(part: u32, parts: u32) -> TokenRange {
-        let edge = |n: u32| i128::from(i64::MIN) + ((1i128 << 64) * i128::from(n)) / i128::from(parts);
-        TokenRange { first: edge(part) as i64, last: (edge(part + 1) - 1) as i64 }
+        let edge =
+            |n: u32| i128::from(i64::MIN) + ((1i128 << 64) * i128::from(n)) / i128::from(parts);
+        TokenRange {
+            first: edge(part) as i64,
+            last: (edge(part + 1) - 1) as i64,
+        }
     }
 }
 
@@ -266,14 +290,29 @@ pub struct Cursor {
 #[async_trait]
 pub trait Ledger: Send + Sync + 'static {
     /// Sets cells of one file.
-    async fn write(&self, file: &FileName, write: &FileWrite, strength: Strength) -> Result<(), LedgerError>;
+    async fn write(
+        &self,
+        file: &FileName,
+        write: &FileWrite,
+        strength: Strength,
+    ) -> Result<(), LedgerError>;
     /// What is known of one file; an empty record if nothing is.
     async fn read(&self, file: &FileName, strength: Strength) -> Result<FileRecord, LedgerError>;
     /// Up to `limit` files of a range, from its beginning or from an earlier page's `next`.
-    async fn scan(&self, range: TokenRange, from: Option<&str>, limit: usize) -> Result<Page, LedgerError>;
+    async fn scan(
+        &self,
+        range: TokenRange,
+        from: Option<&str>,
+        limit: usize,
+    ) -> Result<Page, LedgerError>;
 
     /// Adds an entry to a stream. The file's own cells have been written before.
-    async fn append_change(&self, stream: &StreamId, change: &Change, strength: Strength) -> Result<(), LedgerError>;
+    async fn append_change(
+        &self,
+        stream: &StreamId,
+        change: &Change,
+        strength: Strength,
+    ) -> Result<(), LedgerError>;
     /// Up to `limit` entries with a number greater than `after`, ascending. May have holes: the reader looks.
     async fn changes(
         &self,
@@ -286,11 +325,25 @@ pub trait Ledger: Send + Sync + 'static {
     /// Sets a gap of one datacenter.
     async fn set_gap(&self, datacenter: &Datacenter, gap: &Gap) -> Result<(), LedgerError>;
     /// Takes a gap away, as observed at `observed`: a later observation of it stays.
-    async fn clear_gap(&self, datacenter: &Datacenter, file: &FileName, observed: Version) -> Result<(), LedgerError>;
+    async fn clear_gap(
+        &self,
+        datacenter: &Datacenter,
+        file: &FileName,
+        observed: Version,
+    ) -> Result<(), LedgerError>;
     /// One gap, if there is one.
-    async fn gap(&self, datacenter: &Datacenter, file: &FileName) -> Result<Option<Gap>, LedgerError>;
+    async fn gap(
+        &self,
+        datacenter: &Datacenter,
+        file: &FileName,
+    ) -> Result<Option<Gap>, LedgerError>;
     /// Up to `limit` gaps of a datacenter whose next try is at or before `due`, most urgent first.
-    async fn gaps(&self, datacenter: &Datacenter, due: Version, limit: usize) -> Result<Vec<Gap>, LedgerError>;
+    async fn gaps(
+        &self,
+        datacenter: &Datacenter,
+        due: Version,
+        limit: usize,
+    ) -> Result<Vec<Gap>, LedgerError>;
     /// How many gaps a datacenter has.
     async fn count_gaps(&self, datacenter: &Datacenter) -> Result<u64, LedgerError>;
 
@@ -307,9 +360,14 @@ pub trait Ledger: Send + Sync + 'static {
     /// All placements.
     async fn placements(&self) -> Result<Vec<Placement>, LedgerError>;
     /// Moves a cursor of one datacenter.
-    async fn set_cursor(&self, datacenter: &Datacenter, cursor: &Cursor) -> Result<(), LedgerError>;
+    async fn set_cursor(&self, datacenter: &Datacenter, cursor: &Cursor)
+    -> Result<(), LedgerError>;
     /// One cursor.
-    async fn cursor(&self, datacenter: &Datacenter, name: &str) -> Result<Option<Cursor>, LedgerError>;
+    async fn cursor(
+        &self,
+        datacenter: &Datacenter,
+        name: &str,
+    ) -> Result<Option<Cursor>, LedgerError>;
 
     /// A line for `status`: which ledger this is.
     fn describe(&self) -> String;
