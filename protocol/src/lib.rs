@@ -5,3 +5,8 @@ pub mod escape;
 pub mod line;
 pub mod reply;
 pub mod request;
+
+#[cfg(feature = "client")]
+pub mod client;
+#[cfg(feature = "codec")]
+pub mod codec;
