@@ -191,13 +191,16 @@ impl Opened {
     pub(super) fn read(args: Args<'_>) -> Result<Opened, ClientError> {
         let fields = Fields::new(args);
         let fid = fields.number("fid")?;
-        let destinations = if fields.has("dev_count") {
+        let destinations: Vec<_> = if fields.has("dev_count") {
             (1..=fields.number::<usize>("dev_count")?)
                 .map(|n| fields.destination(&format!("devid_{n}"), &format!("path_{n}")))
                 .collect::<Result<_, _>>()?
         } else {
             vec![fields.destination("devid", "path")?]
         };
+        if destinations.is_empty() {
+            return Err(ClientError::field("devid_1"));
+        }
         Ok(Opened { fid, destinations })
     }
 }
