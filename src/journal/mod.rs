@@ -17,6 +17,7 @@
 
 pub mod announcement;
 pub mod deliver;
+mod look;
 pub mod settle;
 
 use std::sync::Arc;

@@ -19,7 +19,7 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use parking_lot::Mutex;
 
-use crate::file::{Checksum, Class, Fid, FileName};
+use crate::file::{Class, Fid, FileName};
 use crate::ledger::{Ledger, LedgerError, Strength};
 use crate::version::wall_clock;
 
@@ -41,8 +41,6 @@ pub struct Row {
     pub class: Class,
     /// Its length in bytes.
     pub size: u64,
-    /// Its MD5, if the tracker keeps one.
-    pub checksum: Option<Checksum>,
 }
 
 /// The tracker could not be asked, or did not answer the question.
@@ -524,7 +522,7 @@ impl Settler {
             fid: row.fid,
             class: row.class.clone(),
             size: row.size,
-            checksum: row.checksum.clone(),
+            checksum: None,
         }
     }
 
@@ -548,7 +546,7 @@ impl Settler {
 fn moved_bytes(believed: &Believed, row: Option<&Row>) -> Option<Bytes> {
     let (size, checksum) = match (&believed.known, row) {
         (Some((size, checksum)), _) => (*size, checksum.clone()),
-        (None, Some(row)) => (row.size, row.checksum.clone()),
+        (None, Some(row)) => (row.size, None),
         (None, None) => return None,
     };
     Some(Bytes {
