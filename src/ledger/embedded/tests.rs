@@ -77,7 +77,7 @@ async fn news_of_this_and_of_another_handle_wakes() {
     let hour = Duration::from_secs(3600);
     // What another handle did while this one was opened may still be news once.
     one.wait_for_news(Duration::from_millis(300)).await;
-    for writer in [&one, &other] {
+    for (version, writer) in [(1, &one), (2, &other)] {
         let seen = one.news();
         let waiting = tokio::spawn({
             let one = one.clone();
@@ -85,14 +85,14 @@ async fn news_of_this_and_of_another_handle_wakes() {
         });
         tokio::time::sleep(Duration::from_millis(250)).await;
         assert!(!waiting.is_finished(), "woken by nothing");
-        let write = head(put(1, "ma01"));
+        let write = head(put(version, "ma01"));
         writer.write(&name("news"), &write, Local).await.unwrap();
         let woken = timeout(Duration::from_secs(5), waiting).await;
         woken.expect("nobody woke the waiter").unwrap();
     }
     // Written between reading and waiting.
     let seen = one.news();
-    let write = head(put(2, "ma01"));
+    let write = head(put(3, "ma01"));
     other.write(&name("news"), &write, Local).await.unwrap();
     let waiting = one.wait_for_news_since(seen, hour);
     let woken = timeout(Duration::from_secs(5), waiting).await;
