@@ -1,1 +1,2 @@
 //! Phylactery.
+pub mod tracker;

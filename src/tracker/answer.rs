@@ -19,19 +19,29 @@ impl Fields {
     }
 
     /// Adds a field that is bytes or text.
-    pub fn text(&mut self, name: impl Into<Cow<'static, str>>, value: impl Into<Vec<u8>>) -> &mut Fields {
+    pub fn text(
+        &mut self,
+        name: impl Into<Cow<'static, str>>,
+        value: impl Into<Vec<u8>>,
+    ) -> &mut Fields {
         self.0.push((name.into(), Cow::Owned(value.into())));
         self
     }
 
     /// Adds a field that is a number.
-    pub fn number(&mut self, name: impl Into<Cow<'static, str>>, value: impl std::fmt::Display) -> &mut Fields {
+    pub fn number(
+        &mut self,
+        name: impl Into<Cow<'static, str>>,
+        value: impl std::fmt::Display,
+    ) -> &mut Fields {
         self.text(name, value.to_string())
     }
 
     /// The fields in their order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.0.iter().map(|(name, value)| (name.as_ref(), value.as_ref()))
+        self.0
+            .iter()
+            .map(|(name, value)| (name.as_ref(), value.as_ref()))
     }
 }
 
@@ -40,28 +50,37 @@ impl Fields {
 pub struct Refusal {
     /// The code, never escaped.
     pub code: &'static str,
-    /// The text, as bytes because clients' own words may be in it.
-    pub text: Cow<'static, [u8]>,
+    /// The text.
+    pub text: Cow<'static, str>,
 }
 
 impl Refusal {
     /// A refusal with the text that goes with this code.
     #[must_use]
     pub fn new(code: &'static str) -> Refusal {
-        Refusal { code, text: Cow::Borrowed(text_of(code).as_bytes()) }
+        Refusal {
+            code,
+            text: Cow::Borrowed(text_of(code)),
+        }
     }
 
     /// A refusal with a text of its own.
     #[must_use]
-    pub fn with_text(code: &'static str, text: impl Into<Vec<u8>>) -> Refusal {
-        Refusal { code, text: Cow::Owned(text.into()) }
+    pub fn with_text(code: &'static str, text: impl Into<Cow<'static, str>>) -> Refusal {
+        Refusal {
+            code,
+            text: text.into(),
+        }
     }
 }
 
 /// The database refused: the client learns `failure`, as from any tracker; the log learns why.
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Refusal {
-        tracing::error!(error = &error as &dyn std::error::Error, "a request failed in the tracker database");
+        tracing::error!(
+            error = &error as &dyn std::error::Error,
+            "a request failed in the tracker database"
+        );
         Refusal::new("failure")
     }
 }

@@ -82,7 +82,10 @@ impl Checksum {
     /// From the columns of the database.
     #[must_use]
     pub fn from_row(kind: i64, digest: Vec<u8>) -> Option<Checksum> {
-        Some(Checksum { kind: Kind::from_id(kind)?, digest })
+        Some(Checksum {
+            kind: Kind::from_id(kind)?,
+            digest,
+        })
     }
 }
 
@@ -123,8 +126,14 @@ impl Hasher {
     #[must_use]
     pub fn finish(self) -> Checksum {
         match self {
-            Hasher::Md5(hasher) => Checksum { kind: Kind::Md5, digest: hasher.finalize().to_vec() },
-            Hasher::Sha1(hasher) => Checksum { kind: Kind::Sha1, digest: hasher.finalize().to_vec() },
+            Hasher::Md5(hasher) => Checksum {
+                kind: Kind::Md5,
+                digest: hasher.finalize().to_vec(),
+            },
+            Hasher::Sha1(hasher) => Checksum {
+                kind: Kind::Sha1,
+                digest: hasher.finalize().to_vec(),
+            },
         }
     }
 }
@@ -136,7 +145,10 @@ mod tests {
     #[test]
     fn reads_what_the_tracker_reads() {
         let lower = Checksum::parse(b"MD5:cdf42aa40dd5d52b504e8a068136b905").unwrap();
-        assert_eq!(Checksum::parse(b"MD5:CDF42AA40DD5D52B504E8A068136B905"), Some(lower.clone()));
+        assert_eq!(
+            Checksum::parse(b"MD5:CDF42AA40DD5D52B504E8A068136B905"),
+            Some(lower.clone())
+        );
         assert_eq!(lower.to_string(), "MD5:cdf42aa40dd5d52b504e8a068136b905");
         for bad in [
             &b"MD5"[..],
@@ -155,7 +167,10 @@ mod tests {
     fn hashes() {
         let mut hasher = Hasher::new(Kind::Sha1);
         hasher.update(b"abc");
-        assert_eq!(hasher.finish().to_string(), "SHA-1:a9993e364706816aba3e25717850c26c9cd0d89d");
+        assert_eq!(
+            hasher.finish().to_string(),
+            "SHA-1:a9993e364706816aba3e25717850c26c9cd0d89d"
+        );
         assert_eq!(
             Hasher::new(Kind::Md5).finish().to_string(),
             "MD5:d41d8cd98f00b204e9800998ecf8427e"

@@ -19,7 +19,12 @@ pub type Devid = u32;
 #[must_use]
 pub fn fid_path(devid: Devid, fid: Fid) -> String {
     let name = format!("{fid:010}");
-    format!("/dev{devid}/{}/{}/{}/{name}.fid", &name[..1], &name[1..4], &name[4..7])
+    format!(
+        "/dev{devid}/{}/{}/{}/{name}.fid",
+        &name[..1],
+        &name[1..4],
+        &name[4..7]
+    )
 }
 
 /// The folder of a device.
@@ -52,7 +57,10 @@ mod tests {
         assert_eq!(fid_path(1, 3), "/dev1/0/000/000/0000000003.fid");
         assert_eq!(fid_path(2, 1_234_567_890), "/dev2/1/234/567/1234567890.fid");
         // Past ten digits the name grows, and the folders are still the leading seven digits.
-        assert_eq!(fid_path(1, 12_345_678_901), "/dev1/1/234/567/12345678901.fid");
+        assert_eq!(
+            fid_path(1, 12_345_678_901),
+            "/dev1/1/234/567/12345678901.fid"
+        );
         assert_eq!(
             fid_file(Path::new("/srv"), 1, 3),
             Path::new("/srv/dev1/0/000/000/0000000003.fid")

@@ -158,7 +158,10 @@ impl DeviceStatus {
     /// Whether it may be read from.
     #[must_use]
     pub fn may_read(self) -> bool {
-        matches!(self, DeviceStatus::Alive | DeviceStatus::Readonly | DeviceStatus::Drain)
+        matches!(
+            self,
+            DeviceStatus::Alive | DeviceStatus::Readonly | DeviceStatus::Drain
+        )
     }
 
     /// Whether files may be removed from it.
@@ -216,7 +219,11 @@ impl Topology {
     #[must_use]
     pub fn get_url(&self, devid: Devid, fid: Fid, viewer: Viewer) -> Option<Vec<u8>> {
         let (_, host) = self.device(devid)?;
-        let port = if host.get_port.is_empty() { &host.port } else { &host.get_port };
+        let port = if host.get_port.is_empty() {
+            &host.port
+        } else {
+            &host.get_port
+        };
         Some(host.url(port, devid, fid, viewer))
     }
 }
@@ -251,13 +258,21 @@ impl Device {
 
 impl Host {
     fn url(&self, port: &[u8], devid: Devid, fid: Fid, viewer: Viewer) -> Vec<u8> {
-        [b"http://", self.address_for(viewer), b":", port, fid_path(devid, fid).as_bytes()].concat()
+        [
+            b"http://",
+            self.address_for(viewer),
+            b":",
+            port,
+            fid_path(devid, fid).as_bytes(),
+        ]
+        .concat()
     }
 
     fn address_for(&self, viewer: Viewer) -> &[u8] {
         let told_alt = !self.altip.is_empty()
-            && parse_netmask(&self.altmask)
-                .is_some_and(|(network, bits)| viewer.alt_zone || contains(network, bits, viewer.client));
+            && parse_netmask(&self.altmask).is_some_and(|(network, bits)| {
+                viewer.alt_zone || contains(network, bits, viewer.client)
+            });
         if told_alt { &self.altip } else { &self.ip }
     }
 }

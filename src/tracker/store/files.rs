@@ -34,8 +34,10 @@ pub fn open(conn: &Connection, opening: &Opening) -> rusqlite::Result<Option<Fid
             if is_known(conn, fid)? {
                 return Ok(None);
             }
-            conn.prepare_cached("UPDATE counter SET value = max(value, ?1) WHERE name = 'last_fid'")?
-                .execute([fid])?;
+            conn.prepare_cached(
+                "UPDATE counter SET value = max(value, ?1) WHERE name = 'last_fid'",
+            )?
+            .execute([fid])?;
             fid
         }
     };
@@ -49,13 +51,19 @@ pub fn open(conn: &Connection, opening: &Opening) -> rusqlite::Result<Option<Fid
 
 /// Uses up one number.
 pub fn next_fid(conn: &Connection) -> rusqlite::Result<Fid> {
-    conn.prepare_cached("UPDATE counter SET value = value + 1 WHERE name = 'last_fid' RETURNING value")?
-        .query_row([], |row| row.get(0))
+    conn.prepare_cached(
+        "UPDATE counter SET value = value + 1 WHERE name = 'last_fid' RETURNING value",
+    )?
+    .query_row([], |row| row.get(0))
 }
 
 /// The greatest number handed out so far.
 pub fn last_fid(conn: &Connection) -> rusqlite::Result<Fid> {
-    conn.query_row("SELECT value FROM counter WHERE name = 'last_fid'", [], |row| row.get(0))
+    conn.query_row(
+        "SELECT value FROM counter WHERE name = 'last_fid'",
+        [],
+        |row| row.get(0),
+    )
 }
 
 /// Whether anything is left of this fid, rubbish included: its bytes may still be on a device.
@@ -94,17 +102,25 @@ pub fn close(conn: &Connection, closing: Closing) -> rusqlite::Result<Result<(),
     let Some((classid, devids)) = upload else {
         return Ok(Err(Refusal::new("no_temp_file")));
     };
-    let verdict = if !devids.split(',').any(|offered| offered == closing.devid.to_string()) {
+    let verdict = if !devids
+        .split(',')
+        .any(|offered| offered == closing.devid.to_string())
+    {
         Err(Some(Refusal::with_text(
             "invalid_destdev",
-            format!("File uploaded to invalid dest {}. Valid devices were: {devids}", closing.devid),
+            format!(
+                "File uploaded to invalid dest {}. Valid devices were: {devids}",
+                closing.devid
+            ),
         )))
     } else {
         match (closing.key, closing.found) {
             (None, _) => Err(None),
             (Some(_), Err(refusal)) => Err(Some(refusal)),
             // The domain may have been deleted since the request was read.
-            (Some(_), Ok(_)) if !domain_exists(conn, closing.dmid)? => Err(Some(Refusal::new("unreg_domain"))),
+            (Some(_), Ok(_)) if !domain_exists(conn, closing.dmid)? => {
+                Err(Some(Refusal::new("unreg_domain")))
+            }
             (Some(key), Ok(length)) => Ok((key, length)),
         }
     };
@@ -163,16 +179,21 @@ pub fn count_copies(conn: &Connection, fid: Fid) -> rusqlite::Result<()> {
 
 /// Keeps a digest.
 pub fn set_checksum(conn: &Connection, fid: Fid, checksum: &Checksum) -> rusqlite::Result<()> {
-    conn.prepare_cached("INSERT OR REPLACE INTO checksum (fid, hashtype, checksum) VALUES (?1, ?2, ?3)")?
-        .execute(params![fid, checksum.kind.id(), checksum.digest])?;
+    conn.prepare_cached(
+        "INSERT OR REPLACE INTO checksum (fid, hashtype, checksum) VALUES (?1, ?2, ?3)",
+    )?
+    .execute(params![fid, checksum.kind.id(), checksum.digest])?;
     Ok(())
 }
 
 /// Takes the name from a fid, and leaves its bytes to the cleaner.
 pub fn make_rubbish(conn: &Connection, fid: Fid) -> rusqlite::Result<()> {
-    conn.prepare_cached("DELETE FROM file WHERE fid = ?1")?.execute([fid])?;
-    conn.prepare_cached("DELETE FROM tempfile WHERE fid = ?1")?.execute([fid])?;
-    conn.prepare_cached("DELETE FROM checksum WHERE fid = ?1")?.execute([fid])?;
+    conn.prepare_cached("DELETE FROM file WHERE fid = ?1")?
+        .execute([fid])?;
+    conn.prepare_cached("DELETE FROM tempfile WHERE fid = ?1")?
+        .execute([fid])?;
+    conn.prepare_cached("DELETE FROM checksum WHERE fid = ?1")?
+        .execute([fid])?;
     conn.prepare_cached("INSERT OR IGNORE INTO delqueue (fid, nexttry) VALUES (?1, ?2)")?
         .execute([fid, unix_time()])?;
     Ok(())
@@ -180,7 +201,8 @@ pub fn make_rubbish(conn: &Connection, fid: Fid) -> rusqlite::Result<()> {
 
 /// Asks for a look at whether a fid has copies enough.
 pub fn enqueue_replication(conn: &Connection, fid: Fid) -> rusqlite::Result<()> {
-    conn.prepare_cached("INSERT OR IGNORE INTO replqueue (fid, nexttry) VALUES (?1, 0)")?.execute([fid])?;
+    conn.prepare_cached("INSERT OR IGNORE INTO replqueue (fid, nexttry) VALUES (?1, 0)")?
+        .execute([fid])?;
     Ok(())
 }
 
@@ -225,7 +247,9 @@ fn file_of(row: &Row<'_>) -> rusqlite::Result<File> {
         domain: row.get(6)?,
         class: row.get(7)?,
         hashtype: row.get(8)?,
-        mindevcount: row.get::<_, Option<i64>>(9)?.unwrap_or(super::topology::DEFAULT_MINDEVCOUNT),
+        mindevcount: row
+            .get::<_, Option<i64>>(9)?
+            .unwrap_or(super::topology::DEFAULT_MINDEVCOUNT),
     })
 }
 
@@ -238,7 +262,9 @@ pub fn find(conn: &Connection, dmid: i64, key: &[u8]) -> rusqlite::Result<Option
 
 /// The file that a fid is, if it is one.
 pub fn find_fid(conn: &Connection, fid: Fid) -> rusqlite::Result<Option<File>> {
-    conn.prepare_cached(&format!("{FILE} WHERE f.fid = ?1"))?.query_row([fid], file_of).optional()
+    conn.prepare_cached(&format!("{FILE} WHERE f.fid = ?1"))?
+        .query_row([fid], file_of)
+        .optional()
 }
 
 /// Living files in the order of their numbers, beginning after `after`.
@@ -297,7 +323,12 @@ fn end_of_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Gives a file another key.
-pub fn rename(conn: &Connection, dmid: i64, from: &[u8], to: &[u8]) -> rusqlite::Result<Result<(), Refusal>> {
+pub fn rename(
+    conn: &Connection,
+    dmid: i64,
+    from: &[u8],
+    to: &[u8],
+) -> rusqlite::Result<Result<(), Refusal>> {
     let Some(file) = find(conn, dmid, from)? else {
         return Ok(Err(Refusal::new("unknown_key")));
     };
@@ -307,7 +338,8 @@ pub fn rename(conn: &Connection, dmid: i64, from: &[u8], to: &[u8]) -> rusqlite:
     if find(conn, dmid, to)?.is_some() {
         return Ok(Err(Refusal::new("key_exists")));
     }
-    conn.prepare_cached("UPDATE file SET dkey = ?1 WHERE fid = ?2")?.execute(params![to, file.fid])?;
+    conn.prepare_cached("UPDATE file SET dkey = ?1 WHERE fid = ?2")?
+        .execute(params![to, file.fid])?;
     Ok(Ok(()))
 }
 
@@ -323,7 +355,12 @@ pub fn delete(conn: &Connection, dmid: i64, key: &[u8]) -> rusqlite::Result<Resu
 }
 
 /// Moves a file to another class of its domain.
-pub fn set_class(conn: &Connection, dmid: i64, key: &[u8], classid: i64) -> rusqlite::Result<Result<(), Refusal>> {
+pub fn set_class(
+    conn: &Connection,
+    dmid: i64,
+    key: &[u8],
+    classid: i64,
+) -> rusqlite::Result<Result<(), Refusal>> {
     let class_exists: bool = classid == 0
         || conn
             .prepare_cached("SELECT EXISTS (SELECT 1 FROM class WHERE dmid = ?1 AND classid = ?2)")?
@@ -338,7 +375,8 @@ pub fn set_class(conn: &Connection, dmid: i64, key: &[u8], classid: i64) -> rusq
         return Ok(Err(Refusal::new("no_devices")));
     }
     if file.classid != classid {
-        conn.prepare_cached("UPDATE file SET classid = ?1 WHERE fid = ?2")?.execute([classid, file.fid])?;
+        conn.prepare_cached("UPDATE file SET classid = ?1 WHERE fid = ?2")?
+            .execute([classid, file.fid])?;
         enqueue_replication(conn, file.fid)?;
     }
     Ok(Ok(()))
@@ -350,31 +388,40 @@ pub type DebugRow = Vec<(&'static str, Vec<u8>)>;
 /// The rows of `tempfile`, `replqueue` and `delqueue` for a fid.
 pub fn debug_rows(conn: &Connection, fid: Fid) -> rusqlite::Result<Vec<DebugRow>> {
     const TABLES: [(&str, &[&str]); 3] = [
-        ("SELECT classid, dmid, dkey, CAST(devids AS BLOB) FROM tempfile WHERE fid = ?1", &[
-            "tempfile_classid",
-            "tempfile_dmid",
-            "tempfile_dkey",
-            "tempfile_devids",
-        ]),
-        ("SELECT fid, nexttry, fromdevid, failcount, flags FROM replqueue WHERE fid = ?1", &[
-            "replqueue_fid",
-            "replqueue_nexttry",
-            "replqueue_fromdevid",
-            "replqueue_failcount",
-            "replqueue_flags",
-        ]),
-        ("SELECT fid, nexttry, failcount FROM delqueue WHERE fid = ?1", &[
-            "delqueue_fid",
-            "delqueue_nexttry",
-            "delqueue_failcount",
-        ]),
+        (
+            "SELECT classid, dmid, dkey, CAST(devids AS BLOB) FROM tempfile WHERE fid = ?1",
+            &[
+                "tempfile_classid",
+                "tempfile_dmid",
+                "tempfile_dkey",
+                "tempfile_devids",
+            ],
+        ),
+        (
+            "SELECT fid, nexttry, fromdevid, failcount, flags FROM replqueue WHERE fid = ?1",
+            &[
+                "replqueue_fid",
+                "replqueue_nexttry",
+                "replqueue_fromdevid",
+                "replqueue_failcount",
+                "replqueue_flags",
+            ],
+        ),
+        (
+            "SELECT fid, nexttry, failcount FROM delqueue WHERE fid = ?1",
+            &["delqueue_fid", "delqueue_nexttry", "delqueue_failcount"],
+        ),
     ];
     let mut rows = Vec::new();
     for (query, columns) in TABLES {
         let row = conn
             .prepare_cached(query)?
             .query_row([fid], |row| {
-                columns.iter().enumerate().map(|(at, &name)| Ok((name, as_bytes(row, at)?))).collect()
+                columns
+                    .iter()
+                    .enumerate()
+                    .map(|(at, &name)| Ok((name, as_bytes(row, at)?)))
+                    .collect()
             })
             .optional()?;
         rows.extend::<Option<DebugRow>>(row);

@@ -74,7 +74,10 @@ struct Readers {
 impl Store {
     /// Opens or makes the database file.
     pub fn open(path: &Path) -> Result<Store, StoreError> {
-        let writer = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
+        let writer = connect(
+            path,
+            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
+        )?;
         // The journal mode is kept in the file, so readers need not set it.
         writer.pragma_update(None, "journal_mode", "WAL")?;
         writer.pragma_update(None, "synchronous", "FULL")?;
@@ -84,8 +87,14 @@ impl Store {
             .name("tracker-store".to_owned())
             .spawn(move || run_writer(&writer, &queue))
             .map_err(StoreError::Thread)?;
-        let readers = Readers { path: path.to_owned(), idle: Mutex::default() };
-        Ok(Store { jobs, readers: Arc::new(readers) })
+        let readers = Readers {
+            path: path.to_owned(),
+            idle: Mutex::default(),
+        };
+        Ok(Store {
+            jobs,
+            readers: Arc::new(readers),
+        })
     }
 
     /// Runs `job` in a transaction; durable when this returns `Ok`.
@@ -135,7 +144,11 @@ impl Readers {
     fn take(&self) -> rusqlite::Result<Connection> {
         match self.idle.lock().pop() {
             Some(conn) => Ok(conn),
-            None => connect(&self.path, OpenFlags::SQLITE_OPEN_READ_WRITE),
+            None => {
+                let conn = connect(&self.path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+                conn.pragma_update(None, "query_only", true)?;
+                Ok(conn)
+            }
         }
     }
 
@@ -209,7 +222,11 @@ fn in_savepoint<T>(
     conn.execute_batch("SAVEPOINT job")?;
     let outcome = job(conn);
     if !conn.is_autocommit() {
-        let end = if outcome.is_ok() { "RELEASE job" } else { "ROLLBACK TO job; RELEASE job" };
+        let end = if outcome.is_ok() {
+            "RELEASE job"
+        } else {
+            "ROLLBACK TO job; RELEASE job"
+        };
         conn.execute_batch(end)?;
     }
     outcome
@@ -227,5 +244,7 @@ fn rolled_back() -> rusqlite::Error {
 pub fn unix_time() -> i64 {
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+        .map_or(0, |since| {
+            i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+        })
 }

@@ -101,11 +101,17 @@ pub fn prepare(conn: &Connection, path: &Path) -> Result<(), StoreError> {
         0 => {
             let tx = conn.unchecked_transaction()?;
             tx.execute_batch(TABLES)?;
-            tx.execute("INSERT INTO setting VALUES (?1, ?2)", (&b"schema_version"[..], SCHEMA_VERSION))?;
+            tx.execute(
+                "INSERT INTO setting VALUES (?1, ?2)",
+                (&b"schema_version"[..], SCHEMA_VERSION),
+            )?;
             tx.pragma_update(None, "user_version", FORMAT)?;
             tx.commit()?;
             Ok(())
         }
-        found => Err(StoreError::Format { path: path.to_owned(), found }),
+        found => Err(StoreError::Format {
+            path: path.to_owned(),
+            found,
+        }),
     }
 }

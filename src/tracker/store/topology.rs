@@ -13,13 +13,23 @@ pub const DEFAULT_MINDEVCOUNT: i64 = 2;
 /// Reads it all. `own_hosts` are the names of this process's storage nodes.
 pub fn load(conn: &Connection, own_hosts: &[Vec<u8>]) -> rusqlite::Result<Topology> {
     let tx = conn.unchecked_transaction()?;
-    Ok(Topology { domains: load_domains(&tx)?, hosts: load_hosts(&tx, own_hosts)?, devices: load_devices(&tx)? })
+    Ok(Topology {
+        domains: load_domains(&tx)?,
+        hosts: load_hosts(&tx, own_hosts)?,
+        devices: load_devices(&tx)?,
+    })
 }
 
 fn load_domains(conn: &Connection) -> rusqlite::Result<Vec<Domain>> {
     let mut domains: Vec<Domain> = conn
         .prepare_cached("SELECT dmid, namespace FROM domain ORDER BY dmid")?
-        .query_map([], |row| Ok(Domain { dmid: row.get(0)?, name: row.get(1)?, classes: Vec::new() }))?
+        .query_map([], |row| {
+            Ok(Domain {
+                dmid: row.get(0)?,
+                name: row.get(1)?,
+                classes: Vec::new(),
+            })
+        })?
         .collect::<rusqlite::Result<_>>()?;
     let mut query = conn.prepare_cached(
         "SELECT classid, classname, mindevcount, hashtype, replpolicy FROM class WHERE dmid = ?1 ORDER BY classid",
@@ -36,7 +46,11 @@ fn load_domains(conn: &Connection) -> rusqlite::Result<Vec<Domain>> {
                 })
             })?
             .collect::<rusqlite::Result<_>>()?;
-        if domain.classes.first().is_none_or(|class| class.classid != 0) {
+        if domain
+            .classes
+            .first()
+            .is_none_or(|class| class.classid != 0)
+        {
             let default = Class {
                 classid: 0,
                 name: b"default".to_vec(),
@@ -77,7 +91,8 @@ fn load_devices(conn: &Connection) -> rusqlite::Result<Vec<Device>> {
             Ok(Device {
                 devid: row.get(0)?,
                 hostid: row.get(1)?,
-                status: DeviceStatus::from_name(row.get_ref(2)?.as_bytes()?).unwrap_or(DeviceStatus::Down),
+                status: DeviceStatus::from_name(row.get_ref(2)?.as_bytes()?)
+                    .unwrap_or(DeviceStatus::Down),
                 weight: row.get(3)?,
             })
         })?
@@ -85,13 +100,25 @@ fn load_devices(conn: &Connection) -> rusqlite::Result<Vec<Device>> {
 }
 
 fn dmid_of(conn: &Connection, domain: &[u8]) -> rusqlite::Result<Option<i64>> {
-    conn.query_row("SELECT dmid FROM domain WHERE namespace = ?1", [domain], |row| row.get(0)).optional()
+    conn.query_row(
+        "SELECT dmid FROM domain WHERE namespace = ?1",
+        [domain],
+        |row| row.get(0),
+    )
+    .optional()
 }
 
 /// Makes a domain.
 pub fn create_domain(conn: &Connection, name: &[u8]) -> rusqlite::Result<Result<(), Refusal>> {
-    let made = conn.execute("INSERT OR IGNORE INTO domain (namespace) VALUES (?1)", [name])?;
-    Ok(if made == 1 { Ok(()) } else { Err(Refusal::new("domain_exists")) })
+    let made = conn.execute(
+        "INSERT OR IGNORE INTO domain (namespace) VALUES (?1)",
+        [name],
+    )?;
+    Ok(if made == 1 {
+        Ok(())
+    } else {
+        Err(Refusal::new("domain_exists"))
+    })
 }
 
 /// Removes a domain that has neither files nor classes but the default one.
@@ -129,7 +156,10 @@ pub struct ClassChange {
 }
 
 /// Makes or changes a class.
-pub fn change_class(conn: &Connection, change: &ClassChange) -> rusqlite::Result<Result<(), Refusal>> {
+pub fn change_class(
+    conn: &Connection,
+    change: &ClassChange,
+) -> rusqlite::Result<Result<(), Refusal>> {
     let Some(dmid) = dmid_of(conn, &change.domain)? else {
         return Ok(Err(Refusal::new("domain_not_found")));
     };
@@ -177,14 +207,20 @@ pub fn change_class(conn: &Connection, change: &ClassChange) -> rusqlite::Result
 }
 
 fn classid_of(conn: &Connection, dmid: i64, class: &[u8]) -> rusqlite::Result<Option<i64>> {
-    conn.query_row("SELECT classid FROM class WHERE dmid = ?1 AND classname = ?2", params![dmid, class], |row| {
-        row.get(0)
-    })
+    conn.query_row(
+        "SELECT classid FROM class WHERE dmid = ?1 AND classname = ?2",
+        params![dmid, class],
+        |row| row.get(0),
+    )
     .optional()
 }
 
 /// Removes a class that has no files.
-pub fn delete_class(conn: &Connection, domain: &[u8], class: &[u8]) -> rusqlite::Result<Result<(), Refusal>> {
+pub fn delete_class(
+    conn: &Connection,
+    domain: &[u8],
+    class: &[u8],
+) -> rusqlite::Result<Result<(), Refusal>> {
     let Some(dmid) = dmid_of(conn, domain)? else {
         return Ok(Err(Refusal::new("domain_not_found")));
     };
@@ -199,7 +235,10 @@ pub fn delete_class(conn: &Connection, domain: &[u8], class: &[u8]) -> rusqlite:
     if in_use {
         return Ok(Err(Refusal::new("class_has_files")));
     }
-    conn.execute("DELETE FROM class WHERE dmid = ?1 AND classid = ?2", [dmid, classid])?;
+    conn.execute(
+        "DELETE FROM class WHERE dmid = ?1 AND classid = ?2",
+        [dmid, classid],
+    )?;
     Ok(Ok(()))
 }
 
@@ -228,7 +267,10 @@ pub struct HostChange {
 ///
 /// The checks are in the order of the tracker's, so that a request with several faults is answered
 /// with the same one.
-pub fn change_host(conn: &Connection, mut change: HostChange) -> rusqlite::Result<Result<i64, Refusal>> {
+pub fn change_host(
+    conn: &Connection,
+    mut change: HostChange,
+) -> rusqlite::Result<Result<i64, Refusal>> {
     let existing = hostid_of(conn, &change.name)?;
     match (existing, change.update) {
         (None, true) => return Ok(Err(Refusal::new("host_not_found"))),
@@ -236,7 +278,10 @@ pub fn change_host(conn: &Connection, mut change: HostChange) -> rusqlite::Resul
         (Some(_), true) => {}
         (None, false) => {
             for (value, code) in [(&change.ip, "no_ip"), (&change.port, "no_port")] {
-                if value.as_deref().is_none_or(|value| value.is_empty() || value == b"0") {
+                if value
+                    .as_deref()
+                    .is_none_or(|value| value.is_empty() || value == b"0")
+                {
                     return Ok(Err(Refusal::new(code)));
                 }
             }
@@ -252,7 +297,9 @@ pub fn change_host(conn: &Connection, mut change: HostChange) -> rusqlite::Resul
     };
     // Two storage nodes cannot answer at one address.
     for (column, value) in [("hostip", &change.ip), ("altip", &change.altip)] {
-        let Some(value) = value.as_ref().filter(|value| !value.is_empty()) else { continue };
+        let Some(value) = value.as_ref().filter(|value| !value.is_empty()) else {
+            continue;
+        };
         let taken: bool = conn.query_row(
             &format!("SELECT EXISTS (SELECT 1 FROM host WHERE {column} = ?1 AND hostid IS NOT ?2)"),
             params![value, existing],
@@ -276,13 +323,26 @@ pub fn change_host(conn: &Connection, mut change: HostChange) -> rusqlite::Resul
         "UPDATE host SET status = coalesce(?2, status), hostip = coalesce(?3, hostip),
              http_port = coalesce(?4, http_port), http_get_port = coalesce(?5, http_get_port),
              altip = coalesce(?6, altip), altmask = coalesce(?7, altmask) WHERE hostid = ?1",
-        params![hostid, status, change.ip, change.port, change.get_port, change.altip, change.altmask],
+        params![
+            hostid,
+            status,
+            change.ip,
+            change.port,
+            change.get_port,
+            change.altip,
+            change.altmask
+        ],
     )?;
     Ok(Ok(hostid))
 }
 
 fn hostid_of(conn: &Connection, name: &[u8]) -> rusqlite::Result<Option<i64>> {
-    conn.query_row("SELECT hostid FROM host WHERE hostname = ?1", [name], |row| row.get(0)).optional()
+    conn.query_row(
+        "SELECT hostid FROM host WHERE hostname = ?1",
+        [name],
+        |row| row.get(0),
+    )
+    .optional()
 }
 
 /// Removes a host that has no devices, dead ones included.
@@ -290,8 +350,11 @@ pub fn delete_host(conn: &Connection, name: &[u8]) -> rusqlite::Result<Result<()
     let Some(hostid) = hostid_of(conn, name)? else {
         return Ok(Err(Refusal::new("unknown_host")));
     };
-    let in_use: bool =
-        conn.query_row("SELECT EXISTS (SELECT 1 FROM device WHERE hostid = ?1)", [hostid], |row| row.get(0))?;
+    let in_use: bool = conn.query_row(
+        "SELECT EXISTS (SELECT 1 FROM device WHERE hostid = ?1)",
+        [hostid],
+        |row| row.get(0),
+    )?;
     if in_use {
         return Ok(Err(Refusal::new("host_not_empty")));
     }
@@ -317,7 +380,11 @@ pub fn create_device(
 ) -> rusqlite::Result<Result<(), Refusal>> {
     let hostid = match host {
         HostName::Id(hostid) => conn
-            .query_row("SELECT hostid FROM host WHERE hostid = ?1", [hostid], |row| row.get(0))
+            .query_row(
+                "SELECT hostid FROM host WHERE hostid = ?1",
+                [hostid],
+                |row| row.get(0),
+            )
             .optional()?
             .ok_or("unknown_hostid"),
         HostName::Name(name) => hostid_of(conn, name)?.ok_or("unknown_host"),
@@ -330,24 +397,39 @@ pub fn create_device(
         "INSERT OR IGNORE INTO device (devid, hostid, status) VALUES (?1, ?2, ?3)",
         params![devid, hostid, status.name()],
     )?;
-    Ok(if made == 1 { Ok(()) } else { Err(Refusal::new("existing_devid")) })
+    Ok(if made == 1 {
+        Ok(())
+    } else {
+        Err(Refusal::new("existing_devid"))
+    })
 }
 
 /// Changes the state of a device.
 pub fn set_state(conn: &Connection, devid: Devid, status: DeviceStatus) -> rusqlite::Result<()> {
-    conn.execute("UPDATE device SET status = ?2 WHERE devid = ?1", params![devid, status.name()])?;
+    conn.execute(
+        "UPDATE device SET status = ?2 WHERE devid = ?1",
+        params![devid, status.name()],
+    )?;
     Ok(())
 }
 
 /// Changes the weight of a device.
 pub fn set_weight(conn: &Connection, devid: Devid, weight: i64) -> rusqlite::Result<()> {
-    conn.execute("UPDATE device SET weight = ?2 WHERE devid = ?1", params![devid, weight])?;
+    conn.execute(
+        "UPDATE device SET weight = ?2 WHERE devid = ?1",
+        params![devid, weight],
+    )?;
     Ok(())
 }
 
 /// A setting, if it has a value.
 pub fn setting(conn: &Connection, field: &[u8]) -> rusqlite::Result<Option<Vec<u8>>> {
-    conn.query_row("SELECT value FROM setting WHERE field = ?1", [field], |row| row.get(0)).optional()
+    conn.query_row(
+        "SELECT value FROM setting WHERE field = ?1",
+        [field],
+        |row| row.get(0),
+    )
+    .optional()
 }
 
 /// All settings.
@@ -360,7 +442,10 @@ pub fn settings(conn: &Connection) -> rusqlite::Result<Vec<(Vec<u8>, Vec<u8>)>> 
 /// Gives a setting a value, or takes it away.
 pub fn set_setting(conn: &Connection, field: &[u8], value: Option<&[u8]>) -> rusqlite::Result<()> {
     match value {
-        Some(value) => conn.execute("INSERT OR REPLACE INTO setting (field, value) VALUES (?1, ?2)", [field, value])?,
+        Some(value) => conn.execute(
+            "INSERT OR REPLACE INTO setting (field, value) VALUES (?1, ?2)",
+            [field, value],
+        )?,
         None => conn.execute("DELETE FROM setting WHERE field = ?1", [field])?,
     };
     Ok(())
