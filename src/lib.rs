@@ -10,3 +10,6 @@ pub mod ledger;
 pub mod locks;
 pub mod trackers;
 pub mod version;
+
+//! Phylactery.
+pub mod tracker;
