@@ -35,6 +35,8 @@ const AT_ONCE: usize = 16;
 /// What the tracker's master database holds, as far as settling needs it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Row {
+    /// The key that names it.
+    pub file: FileName,
     /// The fid.
     pub fid: Fid,
     /// Its class by name.
@@ -256,8 +258,11 @@ impl Settler {
         fid: Option<Fid>,
         happened: bool,
     ) -> Result<Vec<Announcement>, Pending> {
-        if let (true, Some(fid)) = (happened, fid)
+        // An upload that is a living file was closed: here, unless this very closing is recorded already.
+        if let Some(fid) = fid
             && let Some(row) = self.look.by_fid(fid).await?
+            && (happened || row.file == *file || later.moves_away(file))
+            && self.believed(entry, file).await?.is_none_or(|believed| believed.held.fid != fid)
         {
             return Ok(vec![self.put_of(entry, file, &row)]);
         }
@@ -285,6 +290,14 @@ impl Settler {
         }
         let here = self.here(entry, file).await?;
         match (&here.row, &here.believed) {
+            // Its bytes live on under another name: not deleted, but renamed by a later mutation.
+            (None, Some(believed))
+                if later.moves_away(file)
+                    && self.look.by_fid(believed.held.fid).await?.is_some() =>
+            {
+                self.quiet_since_lost(entry)?;
+                Ok(Vec::new())
+            }
             (None, Some(_)) => Ok(vec![self.announcer.delete(entry.version, &entry.by, file)]),
             _ => self.unexplained(entry, later, file, &here),
         }
@@ -318,14 +331,14 @@ impl Settler {
                 };
                 moved_bytes(believed, row.as_ref())
             }
-            (None, Some(row)) if at_to.is_new(row) && !later.names(to, row.fid) => {
+            (None, Some(row)) if at_to.is_new(row) && !later.touches(to) => {
                 Some(self.bytes_of(us.content_of(entry.version, &entry.by), row))
             }
             (None, _) => None,
         };
-        let arrived = match (&moved, &at_to.row) {
-            (Some(moved), Some(row)) => at_to.is_new(row) && row.fid == moved.fid,
-            _ => false,
+        let arrived = match &moved {
+            Some(moved) => self.went_to(moved.fid, from, to, &at_to, later).await?,
+            None => false,
         };
         if happened || arrived {
             return Ok(match moved {
@@ -345,6 +358,27 @@ impl Settler {
         Ok(announcements)
     }
 
+    /// Whether a fid that was under `from` is under `to` now, or was there and went on with a later rename.
+    async fn went_to(
+        &self,
+        fid: Fid,
+        from: &FileName,
+        to: &FileName,
+        at_to: &Here,
+        later: &Later<'_>,
+    ) -> Result<bool, Pending> {
+        if let Some(row) = &at_to.row
+            && row.fid == fid
+        {
+            return Ok(at_to.is_new(row));
+        }
+        if !later.moves_away(to) {
+            return Ok(false);
+        }
+        let now = self.look.by_fid(fid).await?;
+        Ok(now.is_some_and(|row| row.file != *from))
+    }
+
     async fn settle_class(
         &self,
         entry: &Entry,
@@ -354,36 +388,33 @@ impl Settler {
         happened: bool,
     ) -> Result<Vec<Announcement>, Pending> {
         let us = &self.announcer;
-        if happened && let Some(believed) = self.believed(entry, file).await? {
-            return Ok(vec![us.set_class(
-                entry.version,
-                &entry.by,
-                file,
-                &believed.held,
-                class,
-            )]);
-        }
-        if later.decides(file) {
-            return Ok(Vec::new());
-        }
-        let here = self.here(entry, file).await?;
-        match (&here.believed, &here.row) {
-            (Some(believed), Some(row))
-                if row.fid == believed.held.fid && row.class != believed.held.class =>
-            {
-                Ok(vec![us.set_class(
-                    entry.version,
-                    &entry.by,
-                    file,
-                    &believed.held,
-                    &row.class,
-                )])
+        let Some(Believed { held, .. }) = self.believed(entry, file).await? else {
+            if later.touches(file) {
+                return Ok(Vec::new());
             }
-            // The first mutation of a file that the ledger does not know adopts it.
-            (None, Some(row)) if happened && !later.names(file, row.fid) => {
-                Ok(vec![self.put_of(entry, file, row)])
+            let here = self.here(entry, file).await?;
+            return match &here.row {
+                // The first mutation of a file that the ledger does not know adopts it.
+                Some(row) if happened => Ok(vec![self.put_of(entry, file, row)]),
+                _ => self.unexplained(entry, later, file, &here),
+            };
+        };
+        if happened {
+            return Ok(vec![us.set_class(entry.version, &entry.by, file, &held, class)]);
+        }
+        // The class goes with the bytes, wherever later renames have brought them.
+        match self.look.by_fid(held.fid).await? {
+            Some(row) if row.class != held.class => {
+                Ok(vec![us.set_class(entry.version, &entry.by, file, &held, &row.class)])
             }
-            _ => self.unexplained(entry, later, file, &here),
+            row if row.is_some() || later.touches(file) => {
+                self.quiet_since_lost(entry)?;
+                Ok(Vec::new())
+            }
+            _ => {
+                let here = self.here(entry, file).await?;
+                self.unexplained(entry, later, file, &here)
+            }
         }
     }
 
@@ -611,6 +642,14 @@ impl Later<'_> {
 
     fn decides(&self, file: &FileName) -> bool {
         self.last_decided(file).is_some()
+    }
+
+    /// Whether one of them may have renamed the key to another.
+    fn moves_away(&self, file: &FileName) -> bool {
+        self.0.iter().any(|entry| {
+            matches!(&entry.mutation, Mutation::Rename { from, .. } if from == file)
+                && entry.outcome != Some(Outcome::DidNotHappen)
+        })
     }
 
     /// Whether one of them closes this very upload under the key.
