@@ -1,5 +1,10 @@
 //! What a tracker keeps: over restarts, under concurrency, and in the background.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test panics when something is not as it should be"
+)]
+
 mod tracker_support;
 
 use std::time::Duration;

@@ -1,5 +1,10 @@
 //! The line protocol where recordings do not go: limits, many clients, stopping.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test panics when something is not as it should be"
+)]
+
 mod tracker_support;
 
 use std::io::{BufRead, BufReader, Read, Write};

@@ -1,5 +1,10 @@
 //! The HTTP of the storage node.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test panics when something is not as it should be"
+)]
+
 mod tracker_support;
 
 use std::io::{Read, Write};
