@@ -8,5 +8,6 @@ pub mod file;
 pub mod journal;
 pub mod ledger;
 pub mod locks;
+pub mod tracker;
 pub mod trackers;
 pub mod version;
