@@ -49,7 +49,10 @@ impl Look for Model {
         Ok(self
             .0
             .lock()
-            .files.iter().find(|(_, held)| held.0 == fid).map(row))
+            .files
+            .iter()
+            .find(|(_, held)| held.0 == fid)
+            .map(row))
     }
 }
 
@@ -149,10 +152,29 @@ fn node() -> NodeName {
     "node1".parse().expect("a name")
 }
 
+/// The folder as a kill leaves it: all its files as of one moment between two writes.
 fn copy_folder(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).expect("a new folder");
-    for entry in std::fs::read_dir(from).expect("a folder").flatten() {
-        std::fs::copy(entry.path(), to.join(entry.file_name())).expect("copied");
+    let state = || -> Vec<_> {
+        let names = std::fs::read_dir(from).expect("a folder").flatten();
+        let mut files: Vec<_> = names
+            .filter_map(|entry| {
+                let known = entry.metadata().ok()?;
+                Some((entry.file_name(), known.len(), known.modified().ok()))
+            })
+            .collect();
+        files.sort();
+        files
+    };
+    loop {
+        let before = state();
+        std::fs::create_dir_all(to).expect("a new folder");
+        let copied = before
+            .iter()
+            .all(|(name, ..)| std::fs::copy(from.join(name), to.join(name)).is_ok());
+        if copied && state() == before {
+            return;
+        }
+        std::fs::remove_dir_all(to).expect("ours");
     }
 }
 

@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 
 use crate::file::{Class, Fid, FileName};
 use crate::ledger::{Ledger, LedgerError, Strength};
-use crate::version::wall_clock;
+use crate::version::{Version, wall_clock};
 
 use super::announcement::{Announcer, Believed, Bytes, believed};
 use super::{Announcement, By, Details, Entry, Journal, JournalError, Mutation, Outcome};
@@ -262,14 +262,17 @@ impl Settler {
         if let Some(fid) = fid
             && let Some(row) = self.look.by_fid(fid).await?
             && (happened || row.file == *file || later.moves_away(file))
-            && self.believed(entry, file).await?.is_none_or(|believed| believed.held.fid != fid)
+            && self
+                .believed(entry, file)
+                .await?
+                .is_none_or(|believed| believed.held.fid != fid)
         {
             return Ok(vec![self.put_of(entry, file, &row)]);
         }
         if let Some(covered) = self.covered(entry, later, file).await? {
             return Ok(covered);
         }
-        let here = self.here(entry, file).await?;
+        let here = self.here(entry, later, file).await?;
         match &here.row {
             // The upload that this intent closed, or, where the request named it in no way we can read, any new one.
             Some(row) if here.is_new(row) && (fid == Some(row.fid) || fid.is_none()) => {
@@ -288,7 +291,7 @@ impl Settler {
         if let Some(covered) = self.covered(entry, later, file).await? {
             return Ok(covered);
         }
-        let here = self.here(entry, file).await?;
+        let here = self.here(entry, later, file).await?;
         match (&here.row, &here.believed) {
             // Its bytes live on under another name: not deleted, but renamed by a later mutation.
             (None, Some(believed))
@@ -320,7 +323,10 @@ impl Settler {
         {
             return Ok(us.rename(entry.version, &entry.by, from, to, &bytes).into());
         }
-        let (at_from, at_to) = (self.here(entry, from).await?, self.here(entry, to).await?);
+        let (at_from, at_to) = (
+            self.here(entry, later, from).await?,
+            self.here(entry, later, to).await?,
+        );
         // The bytes that moved: what the old name was believed to hold, or else what is found under the new one.
         let moved = match (&at_from.believed, &at_to.row) {
             (Some(believed), row) => {
@@ -392,7 +398,7 @@ impl Settler {
             if later.touches(file) {
                 return Ok(Vec::new());
             }
-            let here = self.here(entry, file).await?;
+            let here = self.here(entry, later, file).await?;
             return match &here.row {
                 // The first mutation of a file that the ledger does not know adopts it.
                 Some(row) if happened => Ok(vec![self.put_of(entry, file, row)]),
@@ -400,19 +406,29 @@ impl Settler {
             };
         };
         if happened {
-            return Ok(vec![us.set_class(entry.version, &entry.by, file, &held, class)]);
+            return Ok(vec![us.set_class(
+                entry.version,
+                &entry.by,
+                file,
+                &held,
+                class,
+            )]);
         }
         // The class goes with the bytes, wherever later renames have brought them.
         match self.look.by_fid(held.fid).await? {
-            Some(row) if row.class != held.class => {
-                Ok(vec![us.set_class(entry.version, &entry.by, file, &held, &row.class)])
-            }
+            Some(row) if row.class != held.class => Ok(vec![us.set_class(
+                entry.version,
+                &entry.by,
+                file,
+                &held,
+                &row.class,
+            )]),
             row if row.is_some() || later.touches(file) => {
                 self.quiet_since_lost(entry)?;
                 Ok(Vec::new())
             }
             _ => {
-                let here = self.here(entry, file).await?;
+                let here = self.here(entry, later, file).await?;
                 self.unexplained(entry, later, file, &here)
             }
         }
@@ -436,7 +452,7 @@ impl Settler {
         if later.is_open(file) {
             return Ok(Some(Vec::new()));
         }
-        let here = self.here(entry, file).await?;
+        let here = self.here(entry, later, file).await?;
         let version = last.version.next();
         Ok(Some(match (&last.mutation, &here.row, &entry.mutation) {
             (
@@ -531,12 +547,17 @@ impl Settler {
         self.quiet_since(first)
     }
 
-    /// What is under a key now, in the tracker and as believed, looked at while nothing newer happened to it.
-    async fn here(&self, entry: &Entry, file: &FileName) -> Result<Here, Pending> {
-        let newest = self.journal.standing(file).newest;
+    /// What is under a key now, in the tracker and as believed; only if nothing happened to it that is not among `later`.
+    async fn here(
+        &self,
+        entry: &Entry,
+        later: &Later<'_>,
+        file: &FileName,
+    ) -> Result<Here, Pending> {
         let row = self.look.by_key(file).await?;
         let believed = self.believed(entry, file).await?;
-        if self.journal.standing(file).newest != newest {
+        let known = later.newest(file).unwrap_or(entry.version);
+        if self.journal.standing(file).newest > Some(known) {
             return Err(Pending::Changed);
         }
         Ok(Here { row, believed })
@@ -621,6 +642,16 @@ impl Later<'_> {
         })
     }
 
+    /// The version of the last one that touches the key.
+    fn newest(&self, file: &FileName) -> Option<Version> {
+        let touching = self
+            .0
+            .iter()
+            .rev()
+            .find(|entry| entry.mutation.files().contains(&file));
+        touching.map(|entry| entry.version)
+    }
+
     /// Whether the outcome of one that touches the key is not known.
     fn is_open(&self, file: &FileName) -> bool {
         self.0.iter().any(|entry| {
@@ -638,10 +669,6 @@ impl Later<'_> {
                 && !matches!(entry.mutation, Mutation::SetClass { .. })
                 && entry.mutation.files().contains(&file)
         })
-    }
-
-    fn decides(&self, file: &FileName) -> bool {
-        self.last_decided(file).is_some()
     }
 
     /// Whether one of them may have renamed the key to another.
