@@ -8,5 +8,7 @@ pub mod file;
 pub mod journal;
 pub mod ledger;
 pub mod locks;
+pub mod placement;
+pub mod repair;
 pub mod trackers;
 pub mod version;
