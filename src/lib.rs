@@ -12,3 +12,6 @@ pub mod placement;
 pub mod repair;
 pub mod trackers;
 pub mod version;
+
+//! Phylactery.
+pub mod tracker;

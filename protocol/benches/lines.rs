@@ -3,8 +3,7 @@
 //! Included: finding the end, cutting the line out, telling its kind, reading some arguments,
 //! escaping and unescaping. Left out: sockets, and the copying from them.
 //!
-//! The figures are per line, with the throughput in bytes of line; each round goes through all the
-//! lines chosen.
+//! A round goes through all the lines chosen; `elem/s` is lines (or values) in a second.
 
 use std::hint::black_box;
 use std::path::Path;
@@ -58,7 +57,6 @@ fn benches(c: &mut Criterion) {
     let wire: Vec<u8> = requests.iter().flatten().copied().collect();
     let texts = |lines: &[Bytes]| -> u64 { lines.iter().map(|line| line.len() as u64).sum() };
 
-    // One `elem` is one line; the sizes of a line are printed so that bytes can be worked out.
     eprintln!(
         "{} requests of {} bytes, {} replies of {} bytes on average",
         requests.len(),

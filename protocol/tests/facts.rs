@@ -308,7 +308,7 @@ fn admin_commands_begin_with_a_mark_and_a_non_blank() {
             text.escape_ascii()
         );
     }
-    // The last is what the server's own pattern says: one blank must be followed by something.
+    // Tried on a real tracker: one blank must be followed by something, if only another blank.
     for text in [
         &b"!"[..],
         b"!\t",
