@@ -13,5 +13,4 @@ pub mod repair;
 pub mod trackers;
 pub mod version;
 
-//! Phylactery.
 pub mod tracker;

@@ -208,11 +208,7 @@ impl Reconciler {
             }
         };
         tokio::select! {
-            found = self.local.file_debug_by_key(file) => match found {
-                Ok(found) => Ok(found.and_then(|found| found.file).map(|row| row.fid)),
-                Err(error) if error.is_code("unreg_domain") => Ok(None),
-                Err(error) => Err(error.into()),
-            },
+            found = self.fid_of(file) => found,
             () = wanted => Err(give_way()),
             () = tokio::time::sleep(LOOK) => Err(NotDone::Failed(format!(
                 "the tracker did not say within {LOOK:?} what it holds under this key"

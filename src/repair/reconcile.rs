@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::RepairConfig;
 use crate::events::Events;
 use crate::file::{Class, Content, Datacenter, FileName, Held, Key, Op, Put, Revision};
+use crate::journal::settle::Look;
 use crate::journal::{Journal, JournalError, Standing};
 use crate::ledger::{FileRecord, Ledger, LedgerError, Strength};
 use crate::locks::KeyLocks;
@@ -352,13 +353,7 @@ impl Reconciler {
 
     /// Looks whether the local tracker holds under this key what we believe, or nothing.
     pub(super) async fn look_for_the_unexplained(&self, view: &View) -> Result<(), NotDone> {
-        let found = self.local.file_debug_by_key(&view.file).await;
-        let fid = match found {
-            Ok(found) => found.and_then(|found| found.file).map(|row| row.fid),
-            // There can be nothing under a domain that the tracker does not have.
-            Err(error) if error.is_code("unreg_domain") => None,
-            Err(error) => return Err(error.into()),
-        };
+        let fid = self.fid_of(&view.file).await?;
         let believed = view.held(&self.datacenter).map(|held| held.fid.0);
         match fid {
             None => Ok(()),
@@ -374,6 +369,14 @@ impl Reconciler {
                     "the tracker holds fid {fid} under this key, of which the ledger does not know: stored past the proxy? It is not touched"
                 ),
             })),
+        }
+    }
+
+    /// What the local tracker's master database holds under a key.
+    pub(super) async fn fid_of(&self, file: &FileName) -> Result<Option<u64>, NotDone> {
+        match self.local.by_key(file).await {
+            Ok(row) => Ok(row.map(|row| row.fid.0)),
+            Err(error) => Err(NotDone::Failed(error.to_string())),
         }
     }
 }
