@@ -43,7 +43,11 @@ pub async fn clean(core: Arc<Core>) {
             Err(error) => complain(&core, "delete", &error),
         }
         // What was just deleted is due in a moment.
-        let settle = SETTLE + core.config.delete_delay.min(core.config.background_interval);
+        let settle = SETTLE
+            + core
+                .config
+                .delete_delay
+                .min(core.config.background_interval);
         if wait(&core, &core.poke_cleaner, settle).await.is_none() {
             return;
         }
