@@ -10,7 +10,6 @@ pub mod ledger;
 pub mod locks;
 pub mod placement;
 pub mod repair;
+pub mod tracker;
 pub mod trackers;
 pub mod version;
-
-pub mod tracker;
