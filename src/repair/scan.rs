@@ -15,7 +15,7 @@ use crate::ledger::{Cursor, LedgerError, Page, TokenRange};
 use crate::version::{Version, wall_clock};
 
 use super::Shared;
-use super::park::micros;
+use super::park::{Parked, micros};
 use super::reconcile::{Step, decide};
 use super::status::{Progress, ScanProgress, State};
 use super::trouble::{Pauses, rest};
@@ -155,6 +155,18 @@ impl Scan<'_> {
     async fn see_to(&mut self, page: Page) -> Result<bool, LedgerError> {
         let reconciler = &self.shared.reconciler;
         let registry = reconciler.registry.read().await?;
+        for unreadable in &page.unreadable {
+            let why = format!(
+                "its record in the ledger cannot be read: {}",
+                unreadable.why
+            );
+            reconciler
+                .park(&unreadable.file, &why, Parked::Failed, None)
+                .await?;
+            self.shared
+                .scan
+                .failed(format!("{}: {why}", unreadable.file));
+        }
         for (file, record) in page.files {
             let due = registry.is_due(&reconciler.datacenter, &file.domain, record.class());
             if decide(&record, &reconciler.datacenter, due) == Step::Nothing {

@@ -119,6 +119,7 @@ async fn follow(shared: Arc<Shared>, stream: StreamId) {
     while !reconciler.stop.is_cancelled() {
         shared.tail.unless_paused().await;
         crew.gather();
+        let news = reconciler.ledger.news();
         let read = match round(&shared, &stream, &mut reader, &mut crew).await {
             Ok(read) => read,
             Err(error) => {
@@ -139,7 +140,7 @@ async fn follow(shared: Arc<Shared>, stream: StreamId) {
         if read == 0 {
             tokio::select! {
                 () = reconciler.stop.cancelled() => {}
-                () = reconciler.ledger.wait_for_news(LOOK_EVERY) => {}
+                () = reconciler.ledger.wait_for_news_since(news, LOOK_EVERY) => {}
                 () = crew.wait_for_one() => {}
             }
         }
