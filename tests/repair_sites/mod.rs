@@ -540,6 +540,73 @@ impl Site {
         fid
     }
 
+    /// As [`Self::put`], whatever comes of it.
+    pub async fn try_put(&self, key: &str, class: Option<&str>, body: &[u8]) -> Outcome {
+        let (fid, devid, path) = self.upload(key, class, body).await;
+        let class = class.map(|class| Class::from_bytes(class.as_bytes()));
+        let mutation = Mutation::Put {
+            file: file(key),
+            fid: Some(Fid(fid)),
+            details: Details {
+                class: class.or(Some(Class::default_class())),
+                ..Details::default()
+            },
+        };
+        let close = CreateClose {
+            domain: b"photos",
+            key: key.as_bytes(),
+            fid,
+            devid,
+            path: &path,
+            ..CreateClose::default()
+        };
+        self.mutate(mutation, async |client| {
+            said(client.create_close(&close).await)
+        })
+        .await
+    }
+
+    /// As [`Self::delete`], whatever comes of it.
+    pub async fn try_delete(&self, key: &str) -> Outcome {
+        let mutation = Mutation::Delete { file: file(key) };
+        self.mutate(mutation, async |client| {
+            said(client.delete(b"photos", key.as_bytes()).await)
+        })
+        .await
+    }
+
+    /// As [`Self::rename`], whatever comes of it.
+    pub async fn try_rename(&self, from: &str, to: &str) -> Outcome {
+        let mutation = Mutation::Rename {
+            from: file(from),
+            to: file(to),
+        };
+        self.mutate(mutation, async |client| {
+            said(
+                client
+                    .rename(b"photos", from.as_bytes(), to.as_bytes())
+                    .await,
+            )
+        })
+        .await
+    }
+
+    /// As [`Self::set_class`], whatever comes of it.
+    pub async fn try_set_class(&self, key: &str, class: &str) -> Outcome {
+        let mutation = Mutation::SetClass {
+            file: file(key),
+            class: Class::from_bytes(class.as_bytes()),
+        };
+        self.mutate(mutation, async |client| {
+            said(
+                client
+                    .updateclass(b"photos", key.as_bytes(), class.as_bytes())
+                    .await,
+            )
+        })
+        .await
+    }
+
     pub async fn delete(&self, key: &str) {
         let mutation = Mutation::Delete { file: file(key) };
         let outcome = self
