@@ -8,6 +8,8 @@ pub mod file;
 pub mod journal;
 pub mod ledger;
 pub mod locks;
+pub mod placement;
+pub mod repair;
 pub mod tracker;
 pub mod trackers;
 pub mod version;
