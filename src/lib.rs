@@ -8,4 +8,5 @@ pub mod file;
 pub mod journal;
 pub mod ledger;
 pub mod locks;
+pub mod proxy;
 pub mod version;
