@@ -9,4 +9,5 @@ pub mod journal;
 pub mod ledger;
 pub mod locks;
 pub mod proxy;
+pub mod trackers;
 pub mod version;
