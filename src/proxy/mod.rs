@@ -162,9 +162,12 @@ impl Proxy {
                         .build_local(LocalOptions::default())
                     {
                         Ok(runtime) => runtime,
-                        Err(error) => return drop(ready.send(Err(error))),
+                        Err(error) => {
+                            let _reported = ready.send(Err(error));
+                            return;
+                        }
                     };
-                    drop(ready.send(Ok(())));
+                    let _reported = ready.send(Ok(()));
                     let left = runtime.block_on(async {
                         if number == 0 {
                             for at in 0..shared.trackers.all.len() {
@@ -176,7 +179,7 @@ impl Proxy {
                         thread.run(listeners, stop).await
                     });
                     drop(runtime);
-                    drop(end.send(left));
+                    let _nobody_waits = end.send(left);
                 })
                 .map_err(ProxyError::Thread)?;
             started

@@ -324,7 +324,7 @@ pub(super) async fn send_within(
     limit: Duration,
 ) -> io::Result<()> {
     match stream.try_write(bytes) {
-        Ok(sent) if sent == bytes.len() => return Ok(()),
+        Ok(sent) if sent == bytes.len() => Ok(()),
         Ok(sent) => Box::pin(send_slowly(stream, &bytes[sent..], limit)).await,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             Box::pin(send_slowly(stream, bytes, limit)).await
