@@ -319,7 +319,7 @@ async fn a_client_that_does_not_read_holds_up_nobody_else() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_journal_reads_go_on_and_mutations_are_refused() {
     let tracker = FakeTracker::start(friendly).await;
-    let rig = rig_at(&[tracker.addr], 1, |_| {});
+    let rig = rig_at(&[tracker.addr], 0, |_| {});
     let mut client = rig.client().await;
     let refused = client.ask("delete domain=d&key=a&callid=x+y").await;
     assert!(refused.starts_with("ERR journal_unavailable the+journal+is+full"), "{refused}");

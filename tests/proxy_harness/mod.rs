@@ -132,6 +132,7 @@ impl FakeTracker {
     pub async fn kill(self) -> SocketAddr {
         self.accepting.abort();
         let _aborted = self.accepting.await;
+        until("its connections are closed", || self.state.open.load(Ordering::SeqCst) == 0).await;
         self.addr
     }
 }
@@ -245,7 +246,7 @@ impl Rig {
         self.journal.entries(0, 10_000).await.expect("the journal reads")
     }
 
-    /// The journal's entries once each has an outcome.
+    /// The journal's entries once each has an outcome. What did not happen leaves no entry.
     pub async fn settled(&self, count: usize) -> Vec<Entry> {
         let mut last = Vec::new();
         for _ in 0..PATIENCE.as_millis() / 10 {
