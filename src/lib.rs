@@ -9,6 +9,7 @@ pub mod journal;
 pub mod ledger;
 pub mod locks;
 pub mod placement;
+pub mod proxy;
 pub mod repair;
 pub mod tracker;
 pub mod trackers;
