@@ -1,6 +1,7 @@
 //! Phylactery: every datacenter its own MogileFS, one ledger of all files that should exist, and a repair
 //! loop that fetches what is missing. `ARCHITECTURE.md` is the map; `file` and `version` hold the words.
 
+pub mod api;
 pub mod config;
 pub mod events;
 pub mod failpoint;
@@ -8,4 +9,5 @@ pub mod file;
 pub mod journal;
 pub mod ledger;
 pub mod locks;
+pub mod placement;
 pub mod version;
