@@ -2,12 +2,17 @@
 //! loop that fetches what is missing. `ARCHITECTURE.md` is the map; `file` and `version` hold the words.
 
 pub mod api;
+pub mod cli;
 pub mod config;
+pub mod demo;
 pub mod events;
 pub mod failpoint;
 pub mod file;
 pub mod journal;
 pub mod ledger;
 pub mod locks;
+pub mod node;
 pub mod placement;
+pub mod tracker;
+pub mod trackers;
 pub mod version;

@@ -15,6 +15,11 @@
 //! Never here: deciding which revision wins (`file`), or waiting for the ledger on a client's path.
 //! Killed in the middle: entries without an outcome are settled by what the tracker holds.
 
+pub mod announcement;
+pub mod deliver;
+mod look;
+pub mod settle;
+
 use std::sync::Arc;
 use std::time::Duration;
 

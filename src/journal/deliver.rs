@@ -1,0 +1,339 @@
+//! Delivery: what the ledger shall be told, told until it has it.
+//!
+//! Always true: announcements of one file are written in their order, the put half of a rename before its delete half, a
+//! file's cells before the change that names them. One that cannot be written holds back only what must follow it.
+//! Never here: giving up. What the ledger has not confirmed stays in the outbox.
+//! Killed in the middle: the same cells are written again, which changes nothing.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::BackoffBuilder;
+use futures::StreamExt;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::events::{Event, Events, What};
+use crate::failpoint::{self, pass};
+use crate::file::{FileName, Op};
+use crate::ledger::{Change, FileWrite, Ledger, LedgerError, Strength};
+
+use super::settle::{Passed, Settler};
+use super::{Journal, JournalError, Outgoing};
+
+/// Announcements read from the outbox at a time.
+const BATCH: usize = 2_000;
+
+/// Lanes written at a time: enough for the ledger to put many into one commit or round trip.
+const LANES_AT_ONCE: usize = 64;
+
+/// The longest that nothing is looked at when nobody has rung: settled quiet times end unannounced.
+const IDLE: Duration = Duration::from_millis(500);
+
+/// The longest pause between two tries while tracker or ledger do not answer.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// Settles and delivers what the journal holds, until it is told to stop.
+pub struct Deliverer {
+    /// The journal.
+    pub journal: Journal,
+    /// Where its entries go.
+    pub ledger: Arc<dyn Ledger>,
+    /// What makes announcements of its entries.
+    pub settler: Settler,
+    /// Where delivered changes are told.
+    pub events: Events,
+}
+
+impl Deliverer {
+    /// Runs until `stop`. Three loops side by side, so that a tracker or a ledger that hangs holds back only what
+    /// needs it. Failures are logged once when they begin and once when they end.
+    pub async fn run(self, stop: CancellationToken) {
+        let (to_ask, to_deliver) = (Notify::new(), Notify::new());
+        let settle = repeat("settle what needs no asking", async || {
+            let passed = self
+                .settler
+                .quick_pass()
+                .await
+                .map_err(|why| why.to_string())?;
+            if passed.settled > 0 {
+                to_deliver.notify_one();
+            }
+            if passed.to_ask > 0 {
+                to_ask.notify_one();
+            }
+            if passed.settled == 0 {
+                self.journal.wait_for_work(IDLE).await;
+            }
+            Ok(())
+        });
+        let ask = repeat("ask what became of mutations", async || {
+            let passed = self
+                .settler
+                .ask_pass()
+                .await
+                .map_err(|why| why.to_string())?;
+            match passed {
+                Passed {
+                    settled: 0,
+                    failed: 1..,
+                    ..
+                } => Err(format!("{} cannot be settled now", passed.failed)),
+                Passed { settled: 0, .. } => {
+                    let _new_or_idle = tokio::time::timeout(IDLE, to_ask.notified()).await;
+                    Ok(())
+                }
+                Passed { .. } => {
+                    to_deliver.notify_one();
+                    Ok(())
+                }
+            }
+        });
+        let deliver = repeat("tell the ledger", async || {
+            if self.deliver().await.map_err(|why| why.to_string())? == 0 {
+                let _new_or_idle = tokio::time::timeout(IDLE, to_deliver.notified()).await;
+            }
+            Ok(())
+        });
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = settle => {}
+            () = ask => {}
+            () = deliver => {}
+        }
+    }
+
+    /// One round: reads a batch of the outbox and writes it. How many the ledger has taken.
+    async fn deliver(&self) -> Result<usize, DeliverError> {
+        let batch = self.journal.outgoing(0, BATCH).await?;
+        if batch.is_empty() {
+            return Ok(0);
+        }
+        if batch.iter().any(|out| out.number.is_some()) {
+            pass(failpoint::NUMBERED);
+        }
+        let mut done = 0;
+        let mut failed = None;
+        let mut lanes = futures::stream::iter(lanes(batch))
+            .map(|lane| self.deliver_lane(lane))
+            .buffer_unordered(LANES_AT_ONCE);
+        while let Some((delivered, result)) = lanes.next().await {
+            done += delivered.len();
+            if !delivered.is_empty() {
+                self.journal
+                    .confirm(delivered.iter().map(|out| out.id).collect())
+                    .await?;
+                pass(failpoint::CONFIRMED);
+                delivered.iter().for_each(|out| self.tell(out));
+            }
+            if let Err(why) = result {
+                let poison = matches!(why, LedgerError::Corrupt { .. });
+                failed = Some(why);
+                if !poison {
+                    break;
+                }
+            }
+        }
+        match failed {
+            Some(why) => Err(why.into()),
+            None => Ok(done),
+        }
+    }
+
+    /// Writes one lane in order, up to the first that fails.
+    async fn deliver_lane(&self, lane: Vec<Outgoing>) -> (Vec<Outgoing>, Result<(), LedgerError>) {
+        let mut delivered = Vec::with_capacity(lane.len());
+        for out in lane {
+            if let Err(why) = self.deliver_one(&out).await {
+                return (delivered, Err(why));
+            }
+            delivered.push(out);
+        }
+        (delivered, Ok(()))
+    }
+
+    async fn deliver_one(&self, out: &Outgoing) -> Result<(), LedgerError> {
+        let announcement = &out.announcement;
+        self.ledger
+            .write(&announcement.file, &announcement.write, Strength::Local)
+            .await?;
+        pass(failpoint::HEAD_WRITTEN);
+        if let Some(number) = out.number {
+            let change = Change {
+                number,
+                file: Some(announcement.file.clone()),
+                version: announcement.version,
+            };
+            self.ledger
+                .append_change(self.journal.stream(), &change, Strength::Local)
+                .await?;
+            pass(failpoint::CHANGE_WRITTEN);
+        }
+        Ok(())
+    }
+
+    fn tell(&self, out: &Outgoing) {
+        let announcement = &out.announcement;
+        let Some(what) = told(&announcement.write) else {
+            return;
+        };
+        let datacenter = self.journal.stream().datacenter.clone();
+        self.events.publish(Event {
+            datacenter,
+            file: announcement.file.clone(),
+            what,
+        });
+    }
+}
+
+/// What a client did, as listeners hear of it. Half of a rename and what repair did are told elsewhere or not at all.
+fn told(write: &FileWrite) -> Option<What> {
+    match (&write.head, &write.class) {
+        (Some(head), _) => match &head.op {
+            Op::Put(put) if put.renamed_from.is_none() => Some(What::Stored { size: put.size }),
+            Op::Put(_) => None,
+            Op::Delete { renamed_to: None } => Some(What::Deleted),
+            Op::Delete {
+                renamed_to: Some(to),
+            } => Some(What::Renamed { to: to.clone() }),
+        },
+        (None, Some(cell)) => Some(What::Reclassed {
+            class: cell.class.clone(),
+        }),
+        (None, None) => None,
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum DeliverError {
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
+
+/// Sorts a batch into lanes that may be written side by side: all of one file is in one lane, in order, and so is a
+/// rename's delete half with the file that its bytes went to.
+fn lanes(batch: Vec<Outgoing>) -> Vec<Vec<Outgoing>> {
+    let mut lane_of: HashMap<FileName, usize> = HashMap::new();
+    let mut lanes: Vec<Vec<Outgoing>> = Vec::new();
+    for out in batch {
+        let file = out.announcement.file.clone();
+        let at = *lane_of.entry(file.clone()).or_insert_with(|| {
+            lanes.push(Vec::new());
+            lanes.len() - 1
+        });
+        let target = renamed_to(&out).and_then(|target| lane_of.get(&target).copied());
+        if let Some(other) = target
+            && other != at
+        {
+            let moved = std::mem::take(&mut lanes[at]);
+            lanes[other].extend(moved);
+            lanes[other].sort_by_key(|out| out.id);
+            lane_of
+                .values_mut()
+                .filter(|lane| **lane == at)
+                .for_each(|lane| *lane = other);
+            lanes[other].push(out);
+        } else {
+            lanes[at].push(out);
+        }
+    }
+    lanes.retain(|lane| !lane.is_empty());
+    lanes
+}
+
+fn renamed_to(out: &Outgoing) -> Option<FileName> {
+    match &out.announcement.write.head.as_ref()?.op {
+        Op::Delete {
+            renamed_to: Some(key),
+        } => Some(FileName {
+            domain: out.announcement.file.domain.clone(),
+            key: key.clone(),
+        }),
+        _ => None,
+    }
+}
+
+/// Does one thing for ever, with pauses that grow while it fails.
+async fn repeat(what: &str, mut step: impl AsyncFnMut() -> Result<(), String>) {
+    let pauses = backon::ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(200))
+        .with_max_delay(LONGEST_PAUSE)
+        .with_jitter()
+        .without_max_times();
+    let mut failing: Option<backon::ExponentialBackoff> = None;
+    loop {
+        match step().await {
+            Ok(()) => {
+                if failing.take().is_some() {
+                    tracing::info!("{what}: works again");
+                }
+            }
+            Err(why) => {
+                if failing.is_none() {
+                    tracing::warn!("{what}: {why}; it is tried again until it works");
+                }
+                let pause = failing
+                    .get_or_insert_with(|| pauses.build())
+                    .next()
+                    .unwrap_or(LONGEST_PAUSE);
+                tokio::time::sleep(pause).await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::file::{Datacenter, NodeName, Revision};
+    use crate::journal::Announcement;
+    use crate::version::Version;
+
+    fn outgoing(id: u64, key: &str, renamed_to: Option<&str>) -> Outgoing {
+        let version = Version(id as i64);
+        let head = renamed_to.map(|to| Revision {
+            version,
+            origin: "ma01".parse::<Datacenter>().unwrap(),
+            node: "node1".parse::<NodeName>().unwrap(),
+            op: Op::Delete {
+                renamed_to: Some(crate::file::Key::from_bytes(to.as_bytes())),
+            },
+        });
+        let announcement = Announcement {
+            file: FileName::from_bytes(b"photos", key.as_bytes()),
+            write: FileWrite {
+                head,
+                ..FileWrite::default()
+            },
+            version,
+            change: true,
+        };
+        Outgoing {
+            id,
+            number: Some(id),
+            announcement,
+        }
+    }
+
+    #[test]
+    fn a_rename_joins_the_lanes_of_both_names_and_order_stays() {
+        let batch = vec![
+            outgoing(1, "k", None),
+            outgoing(2, "a", None),
+            outgoing(3, "other", None),
+            outgoing(4, "a", None),
+            outgoing(5, "k", Some("a")),
+            outgoing(6, "a", None),
+            outgoing(7, "k", None),
+        ];
+        let mut ids: Vec<Vec<u64>> = lanes(batch)
+            .iter()
+            .map(|lane| lane.iter().map(|out| out.id).collect())
+            .collect();
+        ids.sort();
+        assert_eq!(ids, [vec![1, 2, 4, 5, 6, 7], vec![3]]);
+    }
+}

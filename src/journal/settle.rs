@@ -1,0 +1,643 @@
+//! Settling: what became of each mutation, and what the ledger shall be told of it.
+//!
+//! Most need no thought: the tracker said `OK`, and what it did not say (class, size) was seen at the create_open.
+//! The rest is settled by *what the tracker holds*, not by what was asked: for each key that a mutation touches,
+//! what the tracker's master database shows now is compared with what this datacenter is believed to
+//! hold (the ledger's replica, and over it what is still in the outbox).
+//!
+//! Always true: mutations of one key are settled in their order; a key that has to wait holds back only mutations that touch
+//! it. "It did not happen" is believed only after the quiet time in which the tracker may still carry a request out,
+//! unless the tracker has answered. What no intent explains is announced with the newest open intent's version.
+//! Never here: a client's path.
+//! Killed in the middle: nothing was written, so the next process settles it again.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use parking_lot::Mutex;
+
+use crate::file::{Class, Fid, FileName};
+use crate::ledger::{Ledger, LedgerError, Strength};
+use crate::version::wall_clock;
+
+use super::announcement::{Announcer, Believed, Bytes, believed};
+use super::{Announcement, By, Details, Entry, Journal, JournalError, Mutation, Outcome};
+
+/// Entries looked at in one pass. What lies behind them waits on disk.
+const PASS: usize = 20_000;
+
+/// Questions to the tracker and the ledger at a time: enough to keep up with clients, few beside the tracker's workers.
+const AT_ONCE: usize = 16;
+
+/// What the tracker's master database holds, as far as settling needs it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Row {
+    /// The fid.
+    pub fid: Fid,
+    /// Its class by name.
+    pub class: Class,
+    /// Its length in bytes.
+    pub size: u64,
+}
+
+/// The tracker could not be asked, or did not answer the question.
+#[derive(Debug, thiserror::Error)]
+#[error("ask the tracker what it holds: {0}")]
+pub struct LookError(pub String);
+
+/// Looks at what the local tracker's master database holds.
+#[async_trait]
+pub trait Look: Send + Sync + 'static {
+    /// Under this key; `None` only if the master database says that there is nothing, or cannot hold such a key.
+    async fn by_key(&self, file: &FileName) -> Result<Option<Row>, LookError>;
+    /// Under this fid, whatever its key; `None` if no key names it.
+    async fn by_fid(&self, fid: Fid) -> Result<Option<Row>, LookError>;
+}
+
+/// Why an entry is not settled yet.
+#[derive(Debug, thiserror::Error)]
+enum Pending {
+    /// The request may still be carried out.
+    #[error("the tracker may still carry it out")]
+    Quiet,
+    /// Something newer happened to the key while it was looked at.
+    #[error("the key changed meanwhile")]
+    Changed,
+    #[error(transparent)]
+    Look(#[from] LookError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+/// Settles the entries of one journal.
+pub struct Settler {
+    journal: Journal,
+    ledger: Arc<dyn Ledger>,
+    look: Arc<dyn Look>,
+    announcer: Announcer,
+    quiet: Duration,
+    /// When an unexplained absence was first seen (wall clock, µs), by entry and key: an overwrite has a moment between
+    /// its two steps, so it is believed only when seen twice, a quiet time apart. Gone with its entry.
+    absent: Mutex<HashMap<(u64, FileName), i64>>,
+}
+
+/// What one pass came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Passed {
+    /// Entries settled.
+    pub settled: usize,
+    /// Entries left that nobody but the tracker can settle.
+    pub to_ask: usize,
+    /// Of these, the ones for which the tracker or the ledger could not be asked.
+    pub failed: usize,
+}
+
+impl Settler {
+    /// Settles `journal`'s entries. `quiet` is [`crate::config::JournalConfig::quiet_time`].
+    pub fn new(
+        journal: Journal,
+        ledger: Arc<dyn Ledger>,
+        look: Arc<dyn Look>,
+        quiet: Duration,
+    ) -> Self {
+        let stream = journal.stream();
+        let announcer = Announcer {
+            datacenter: stream.datacenter.clone(),
+            node: stream.node.clone(),
+        };
+        Self {
+            journal,
+            ledger,
+            look,
+            announcer,
+            quiet,
+            absent: Mutex::default(),
+        }
+    }
+
+    /// Settles all that speaks for itself, without asking anybody.
+    ///
+    /// May run beside [`Self::ask_pass`]: each leaves alone what is the other's to settle, and what comes after that.
+    ///
+    /// # Errors
+    /// Only if the journal itself cannot be read or written.
+    pub async fn quick_pass(&self) -> Result<Passed, JournalError> {
+        let entries = self.journal.entries(0, PASS).await?;
+        let mut passed = Passed::default();
+        let mut blocked: HashSet<&FileName> = HashSet::new();
+        let mut settled = Vec::new();
+        for entry in &entries {
+            let files = entry.mutation.files();
+            let free = files.iter().all(|file| !blocked.contains(*file));
+            match self.at_once(entry) {
+                Some(announcements) if free => settled.push((entry.seq, announcements)),
+                _ => {
+                    passed.to_ask += usize::from(entry.outcome.is_some());
+                    blocked.extend(files);
+                }
+            }
+        }
+        passed.settled = self.announce(settled).await?;
+        Ok(passed)
+    }
+
+    /// Settles what only tracker and ledger can settle, as far as they answer and the quiet times are over.
+    ///
+    /// # Errors
+    /// Only if the journal itself cannot be read or written.
+    pub async fn ask_pass(&self) -> Result<Passed, JournalError> {
+        let entries = self.journal.entries(0, PASS).await?;
+        let mut blocked: HashSet<&FileName> = HashSet::new();
+        let mut to_ask = Vec::new();
+        for (at, entry) in entries.iter().enumerate() {
+            let files = entry.mutation.files();
+            let free = files.iter().all(|file| !blocked.contains(*file));
+            if free && entry.outcome.is_some() && self.at_once(entry).is_none() {
+                to_ask.push(at);
+            }
+            blocked.extend(files);
+        }
+        let later = touched_later(&entries, &to_ask);
+        let mut passed = Passed {
+            to_ask: to_ask.len(),
+            ..Passed::default()
+        };
+        let mut asked = futures::stream::iter(&to_ask)
+            .map(|&at| {
+                let (entry, later) = (&entries[at], &later[&at]);
+                async move { (entry, self.ask(entry, later).await) }
+            })
+            .buffer_unordered(AT_ONCE);
+        while let Some((entry, answer)) = asked.next().await {
+            match answer {
+                Ok(announcements) => {
+                    passed.settled += self.announce(vec![(entry.seq, announcements)]).await?
+                }
+                Err(Pending::Quiet | Pending::Changed) => {}
+                Err(why) => {
+                    passed.failed += 1;
+                    tracing::debug!(seq = entry.seq, mutation = ?entry.mutation, "not settled yet: {why}");
+                }
+            }
+        }
+        Ok(passed)
+    }
+
+    async fn announce(
+        &self,
+        settled: Vec<(u64, Vec<Announcement>)>,
+    ) -> Result<usize, JournalError> {
+        if settled.is_empty() {
+            return Ok(0);
+        }
+        let gone: HashSet<u64> = settled.iter().map(|(seq, _)| *seq).collect();
+        self.journal.announce(settled).await?;
+        self.absent.lock().retain(|(seq, _), _| !gone.contains(seq));
+        Ok(gone.len())
+    }
+
+    /// The announcements of an entry that says everything itself.
+    fn at_once(&self, entry: &Entry) -> Option<Vec<Announcement>> {
+        let us = &self.announcer;
+        match (entry.outcome?, &entry.mutation) {
+            (Outcome::DidNotHappen, _) => Some(Vec::new()),
+            (
+                Outcome::Happened,
+                Mutation::Put {
+                    file,
+                    fid: Some(fid),
+                    details,
+                },
+            ) => {
+                let bytes = us.put_bytes(entry.version, &entry.by, *fid, details)?;
+                Some(vec![us.put(entry.version, &entry.by, file, &bytes)])
+            }
+            (Outcome::Happened, Mutation::Delete { file }) => {
+                Some(vec![us.delete(entry.version, &entry.by, file)])
+            }
+            (Outcome::Happened | Outcome::Doubtful | Outcome::Lost, _) => None,
+        }
+    }
+
+    /// Settles one entry by what tracker, ledger and journal hold.
+    async fn ask(&self, entry: &Entry, later: &Later<'_>) -> Result<Vec<Announcement>, Pending> {
+        let happened = entry.outcome == Some(Outcome::Happened);
+        match &entry.mutation {
+            Mutation::Put { file, fid, .. } => {
+                self.settle_put(entry, later, file, *fid, happened).await
+            }
+            Mutation::Delete { file } => self.settle_delete(entry, later, file).await,
+            Mutation::Rename { from, to } => {
+                self.settle_rename(entry, later, from, to, happened).await
+            }
+            Mutation::SetClass { file, class } => {
+                self.settle_class(entry, later, file, class, happened).await
+            }
+        }
+    }
+
+    async fn settle_put(
+        &self,
+        entry: &Entry,
+        later: &Later<'_>,
+        file: &FileName,
+        fid: Option<Fid>,
+        happened: bool,
+    ) -> Result<Vec<Announcement>, Pending> {
+        if let (true, Some(fid)) = (happened, fid)
+            && let Some(row) = self.look.by_fid(fid).await?
+        {
+            return Ok(vec![self.put_of(entry, file, &row)]);
+        }
+        if let Some(covered) = self.covered(entry, later, file).await? {
+            return Ok(covered);
+        }
+        let here = self.here(entry, file).await?;
+        match &here.row {
+            // The upload that this intent closed, or, where the request named it in no way we can read, any new one.
+            Some(row) if here.is_new(row) && (fid == Some(row.fid) || fid.is_none()) => {
+                Ok(vec![self.put_of(entry, file, row)])
+            }
+            _ => self.unexplained(entry, later, file, &here),
+        }
+    }
+
+    async fn settle_delete(
+        &self,
+        entry: &Entry,
+        later: &Later<'_>,
+        file: &FileName,
+    ) -> Result<Vec<Announcement>, Pending> {
+        if let Some(covered) = self.covered(entry, later, file).await? {
+            return Ok(covered);
+        }
+        let here = self.here(entry, file).await?;
+        match (&here.row, &here.believed) {
+            (None, Some(_)) => Ok(vec![self.announcer.delete(entry.version, &entry.by, file)]),
+            _ => self.unexplained(entry, later, file, &here),
+        }
+    }
+
+    async fn settle_rename(
+        &self,
+        entry: &Entry,
+        later: &Later<'_>,
+        from: &FileName,
+        to: &FileName,
+        happened: bool,
+    ) -> Result<Vec<Announcement>, Pending> {
+        let us = &self.announcer;
+        if happened
+            && let Some(bytes) = self
+                .believed(entry, from)
+                .await?
+                .and_then(|held| moved_bytes(&held, None))
+        {
+            return Ok(us.rename(entry.version, &entry.by, from, to, &bytes).into());
+        }
+        let (at_from, at_to) = (self.here(entry, from).await?, self.here(entry, to).await?);
+        // The bytes that moved: what the old name was believed to hold, or else what is found under the new one.
+        let moved = match (&at_from.believed, &at_to.row) {
+            (Some(believed), row) => {
+                let row = match row {
+                    Some(row) if row.fid == believed.held.fid => Some(row.clone()),
+                    _ if believed.known.is_none() => self.look.by_fid(believed.held.fid).await?,
+                    _ => None,
+                };
+                moved_bytes(believed, row.as_ref())
+            }
+            (None, Some(row)) if at_to.is_new(row) && !later.names(to, row.fid) => {
+                Some(self.bytes_of(us.content_of(entry.version, &entry.by), row))
+            }
+            (None, _) => None,
+        };
+        let arrived = match (&moved, &at_to.row) {
+            (Some(moved), Some(row)) => at_to.is_new(row) && row.fid == moved.fid,
+            _ => false,
+        };
+        if happened || arrived {
+            return Ok(match moved {
+                Some(bytes) => us.rename(entry.version, &entry.by, from, to, &bytes).into(),
+                // The bytes went on already and nobody knows which they were: only the old name is certain.
+                None => vec![us.delete(entry.version, &entry.by, from)],
+            });
+        }
+        // It left no trace under the new name. Either it did not happen, or later mutations covered it.
+        let mut announcements = Vec::new();
+        for (file, here) in [(to, &at_to), (from, &at_from)] {
+            announcements.extend(match self.covered(entry, later, file).await? {
+                Some(covered) => covered,
+                None => self.unexplained(entry, later, file, here)?,
+            });
+        }
+        Ok(announcements)
+    }
+
+    async fn settle_class(
+        &self,
+        entry: &Entry,
+        later: &Later<'_>,
+        file: &FileName,
+        class: &Class,
+        happened: bool,
+    ) -> Result<Vec<Announcement>, Pending> {
+        let us = &self.announcer;
+        if happened && let Some(believed) = self.believed(entry, file).await? {
+            return Ok(vec![us.set_class(
+                entry.version,
+                &entry.by,
+                file,
+                &believed.held,
+                class,
+            )]);
+        }
+        if later.decides(file) {
+            return Ok(Vec::new());
+        }
+        let here = self.here(entry, file).await?;
+        match (&here.believed, &here.row) {
+            (Some(believed), Some(row))
+                if row.fid == believed.held.fid && row.class != believed.held.class =>
+            {
+                Ok(vec![us.set_class(
+                    entry.version,
+                    &entry.by,
+                    file,
+                    &believed.held,
+                    &row.class,
+                )])
+            }
+            // The first mutation of a file that the ledger does not know adopts it.
+            (None, Some(row)) if happened && !later.names(file, row.fid) => {
+                Ok(vec![self.put_of(entry, file, row)])
+            }
+            _ => self.unexplained(entry, later, file, &here),
+        }
+    }
+
+    /// What to say of a key that a later mutation is known to have decided; `None` if none has. What came before it is
+    /// no matter, unless its answer was lost and the tracker carried it out late, after the later one.
+    async fn covered(
+        &self,
+        entry: &Entry,
+        later: &Later<'_>,
+        file: &FileName,
+    ) -> Result<Option<Vec<Announcement>>, Pending> {
+        let Some(last) = later.last_decided(file) else {
+            return Ok(None);
+        };
+        if entry.outcome != Some(Outcome::Lost) {
+            return Ok(Some(Vec::new()));
+        }
+        self.quiet_since_lost(entry)?;
+        if later.is_open(file) {
+            return Ok(Some(Vec::new()));
+        }
+        let here = self.here(entry, file).await?;
+        let version = last.version.next();
+        Ok(Some(match (&last.mutation, &here.row, &entry.mutation) {
+            (
+                Mutation::Put { fid: Some(_), .. },
+                None,
+                Mutation::Delete { .. } | Mutation::Rename { .. },
+            ) => {
+                self.seen_absent_twice(entry, file)?;
+                tracing::warn!(%file, "a request without an answer was carried out late and removed a newer file");
+                vec![self.announcer.delete(version, &By::Client, file)]
+            }
+            (_, Some(row), Mutation::Put { fid: Some(fid), .. })
+                if row.fid == *fid && !later.names(file, *fid) =>
+            {
+                tracing::warn!(%file, "an upload without an answer was closed late, over a newer change");
+                let bytes = self.bytes_of(self.announcer.content_of(entry.version, &entry.by), row);
+                vec![self.announcer.put(version, &By::Client, file, &bytes)]
+            }
+            _ => Vec::new(),
+        }))
+    }
+
+    /// What to say of a key where the tracker's state does not show that this intent was carried out.
+    fn unexplained(
+        &self,
+        entry: &Entry,
+        later: &Later<'_>,
+        file: &FileName,
+        here: &Here,
+    ) -> Result<Vec<Announcement>, Pending> {
+        if let Some(row) = &here.row
+            && here.is_new(row)
+            && later.names(file, row.fid)
+        {
+            return Ok(Vec::new());
+        }
+        if later.touches(file) && entry.outcome != Some(Outcome::Lost) {
+            // The newest open intent speaks for what nobody explains.
+            return Ok(Vec::new());
+        }
+        self.quiet_since_lost(entry)?;
+        if later.touches(file) {
+            return Ok(Vec::new());
+        }
+        match (&here.row, &here.believed) {
+            (None, None) => Ok(Vec::new()),
+            (Some(row), _) if !here.is_new(row) => Ok(Vec::new()),
+            (Some(row), _) => {
+                tracing::warn!(%file, fid = %row.fid, "the tracker holds a fid here that no intent explains; announced as a new file");
+                Ok(vec![self.announcer.put(
+                    entry.version,
+                    &By::Client,
+                    file,
+                    &self.bytes_of(self.announcer.new_content(entry.version), row),
+                )])
+            }
+            (None, Some(_)) => {
+                self.seen_absent_twice(entry, file)?;
+                tracing::warn!(%file, "the tracker holds this no more and no intent explains it; announced as deleted");
+                Ok(vec![self.announcer.delete(
+                    entry.version,
+                    &By::Client,
+                    file,
+                )])
+            }
+        }
+    }
+
+    fn quiet_since_lost(&self, entry: &Entry) -> Result<(), Pending> {
+        if entry.outcome != Some(Outcome::Lost) {
+            return Ok(());
+        }
+        let lost_at = entry.lost_at.unwrap_or(entry.version.0);
+        self.quiet_since(lost_at)
+    }
+
+    fn quiet_since(&self, moment: i64) -> Result<(), Pending> {
+        let passed = wall_clock().0.saturating_sub(moment);
+        if passed >= i64::try_from(self.quiet.as_micros()).unwrap_or(i64::MAX) {
+            Ok(())
+        } else {
+            Err(Pending::Quiet)
+        }
+    }
+
+    fn seen_absent_twice(&self, entry: &Entry, file: &FileName) -> Result<(), Pending> {
+        let first = *self
+            .absent
+            .lock()
+            .entry((entry.seq, file.clone()))
+            .or_insert_with(|| wall_clock().0);
+        self.quiet_since(first)
+    }
+
+    /// What is under a key now, in the tracker and as believed, looked at while nothing newer happened to it.
+    async fn here(&self, entry: &Entry, file: &FileName) -> Result<Here, Pending> {
+        let newest = self.journal.standing(file).newest;
+        let row = self.look.by_key(file).await?;
+        let believed = self.believed(entry, file).await?;
+        if self.journal.standing(file).newest != newest {
+            return Err(Pending::Changed);
+        }
+        Ok(Here { row, believed })
+    }
+
+    /// What this datacenter is believed to have held before `entry`.
+    async fn believed(&self, entry: &Entry, file: &FileName) -> Result<Option<Believed>, Pending> {
+        // First the outbox, then the ledger: what leaves the one in between is found in the other.
+        let outgoing = self.journal.outgoing_of(file).await?;
+        let record = self.ledger.read(file, Strength::Local).await?;
+        let before = outgoing
+            .iter()
+            .filter(|a| a.version < entry.version)
+            .map(|a| &a.write);
+        Ok(believed(&self.announcer.datacenter, &record, before))
+    }
+
+    fn bytes_of(&self, content: crate::file::Content, row: &Row) -> Bytes {
+        Bytes {
+            content,
+            fid: row.fid,
+            class: row.class.clone(),
+            size: row.size,
+            checksum: None,
+        }
+    }
+
+    fn put_of(&self, entry: &Entry, file: &FileName, row: &Row) -> Announcement {
+        let mut bytes = self.bytes_of(self.announcer.content_of(entry.version, &entry.by), row);
+        if let Mutation::Put {
+            details:
+                Details {
+                    checksum: Some(verified),
+                    ..
+                },
+            ..
+        } = &entry.mutation
+        {
+            bytes.checksum = Some(verified.clone());
+        }
+        self.announcer.put(entry.version, &entry.by, file, &bytes)
+    }
+}
+
+fn moved_bytes(believed: &Believed, row: Option<&Row>) -> Option<Bytes> {
+    let (size, checksum) = match (&believed.known, row) {
+        (Some((size, checksum)), _) => (*size, checksum.clone()),
+        (None, Some(row)) => (row.size, None),
+        (None, None) => return None,
+    };
+    Some(Bytes {
+        content: believed.held.content.clone(),
+        fid: believed.held.fid,
+        class: row.map_or_else(|| believed.held.class.clone(), |row| row.class.clone()),
+        size,
+        checksum,
+    })
+}
+
+/// A key as the tracker holds it and as this datacenter is believed to hold it.
+struct Here {
+    row: Option<Row>,
+    believed: Option<Believed>,
+}
+
+impl Here {
+    /// Whether the tracker holds something else than what is believed.
+    fn is_new(&self, row: &Row) -> bool {
+        self.believed
+            .as_ref()
+            .is_none_or(|believed| believed.held.fid != row.fid)
+    }
+}
+
+/// The mutations after one entry, that touch its keys.
+struct Later<'a>(Vec<&'a Entry>);
+
+impl Later<'_> {
+    fn touches(&self, file: &FileName) -> bool {
+        self.0.iter().any(|entry| {
+            entry.outcome != Some(Outcome::DidNotHappen) && entry.mutation.files().contains(&file)
+        })
+    }
+
+    /// Whether the outcome of one that touches the key is not known.
+    fn is_open(&self, file: &FileName) -> bool {
+        self.0.iter().any(|entry| {
+            !matches!(
+                entry.outcome,
+                Some(Outcome::Happened | Outcome::DidNotHappen)
+            ) && entry.mutation.files().contains(&file)
+        })
+    }
+
+    /// The last one that is known to have decided what is under the key.
+    fn last_decided(&self, file: &FileName) -> Option<&Entry> {
+        self.0.iter().rev().copied().find(|entry| {
+            entry.outcome == Some(Outcome::Happened)
+                && !matches!(entry.mutation, Mutation::SetClass { .. })
+                && entry.mutation.files().contains(&file)
+        })
+    }
+
+    fn decides(&self, file: &FileName) -> bool {
+        self.last_decided(file).is_some()
+    }
+
+    /// Whether one of them closes this very upload under the key.
+    fn names(&self, file: &FileName, fid: Fid) -> bool {
+        self.0.iter().any(|entry| {
+            matches!(&entry.mutation, Mutation::Put { file: f, fid: Some(named), .. } if f == file && *named == fid)
+        })
+    }
+}
+
+/// For each entry of `wanted` (places in `entries`) the later entries that touch its keys.
+fn touched_later<'a>(entries: &'a [Entry], wanted: &[usize]) -> HashMap<usize, Later<'a>> {
+    let mut by_file: HashMap<&FileName, Vec<usize>> = HashMap::new();
+    if !wanted.is_empty() {
+        for (at, entry) in entries.iter().enumerate() {
+            for file in entry.mutation.files() {
+                by_file.entry(file).or_default().push(at);
+            }
+        }
+    }
+    let later = |&at: &usize| {
+        let mut places: Vec<usize> = entries[at]
+            .mutation
+            .files()
+            .into_iter()
+            .flat_map(|file| by_file[file].iter().copied())
+            .filter(|&other| other > at)
+            .collect();
+        places.sort_unstable();
+        places.dedup();
+        (
+            at,
+            Later(places.into_iter().map(|place| &entries[place]).collect()),
+        )
+    };
+    wanted.iter().map(later).collect()
+}

@@ -1,0 +1,405 @@
+//! Whatever is answered, lost, repeated or cut off by a kill, the ledger ends with what the tracker holds.
+//!
+//! A model of a tracker (a map of keys) takes random mutations; each is executed or not, answered or not. The journal,
+//! the ledger and the settling are the real ones. `SETTLE_SEED=n` runs one seed again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use phylactery::config::JournalConfig;
+use phylactery::events::Events;
+use phylactery::file::{Class, Datacenter, Fid, FileName, NodeName, Op};
+use phylactery::journal::deliver::Deliverer;
+use phylactery::journal::settle::{Look, LookError, Row, Settler};
+use phylactery::journal::{By, Details, Journal, Mutation, Outcome};
+use phylactery::ledger::embedded::EmbeddedLedger;
+use phylactery::ledger::{Ledger, Strength};
+use phylactery::locks::KeyLocks;
+use phylactery::version::Version;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio_util::sync::CancellationToken;
+
+const QUIET: Duration = Duration::from_millis(60);
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+
+/// A tracker's namespace and nothing else.
+#[derive(Default)]
+struct Namespace {
+    files: BTreeMap<FileName, (Fid, Class)>,
+    last_fid: u64,
+}
+
+#[derive(Clone, Default)]
+struct Model(Arc<Mutex<Namespace>>);
+
+const SIZE: u64 = 7;
+
+#[async_trait]
+impl Look for Model {
+    async fn by_key(&self, file: &FileName) -> Result<Option<Row>, LookError> {
+        Ok(self.0.lock().files.get(file).map(row))
+    }
+    async fn by_fid(&self, fid: Fid) -> Result<Option<Row>, LookError> {
+        Ok(self
+            .0
+            .lock()
+            .files
+            .values()
+            .find(|held| held.0 == fid)
+            .map(row))
+    }
+}
+
+fn row((fid, class): &(Fid, Class)) -> Row {
+    Row {
+        fid: *fid,
+        class: class.clone(),
+        size: SIZE,
+    }
+}
+
+impl Namespace {
+    /// Executes a mutation as a tracker does; whether it changed anything, and what an answer would mean.
+    fn execute(&mut self, mutation: &Mutation, class: &Class) -> Outcome {
+        match mutation {
+            Mutation::Put { file, fid, .. } => {
+                let fid = fid.expect("the model's puts name their fid");
+                self.files.insert(file.clone(), (fid, class.clone()));
+                Outcome::Happened
+            }
+            Mutation::Delete { file } => match self.files.remove(file) {
+                Some(_) => Outcome::Happened,
+                None => Outcome::Doubtful,
+            },
+            Mutation::Rename { from, to } => {
+                match (self.files.get(from).cloned(), self.files.contains_key(to)) {
+                    (None, _) => Outcome::Doubtful,
+                    (Some(_), true) => Outcome::DidNotHappen,
+                    (Some(held), false) => {
+                        self.files.remove(from);
+                        self.files.insert(to.clone(), held);
+                        Outcome::Happened
+                    }
+                }
+            }
+            Mutation::SetClass { file, class } => match self.files.get_mut(file) {
+                Some(held) => {
+                    held.1 = class.clone();
+                    Outcome::Happened
+                }
+                None => Outcome::DidNotHappen,
+            },
+        }
+    }
+}
+
+struct Site {
+    journal: Journal,
+    ledger: Arc<dyn Ledger>,
+    stop: CancellationToken,
+    delivery: tokio::task::JoinHandle<()>,
+}
+
+impl Site {
+    fn open(folder: &Path, ledger: Arc<dyn Ledger>, model: &Model, deliver: bool) -> Site {
+        let config = JournalConfig {
+            path: folder.to_owned(),
+            max_size: 1 << 26,
+            quiet_time: QUIET,
+        };
+        let journal = Journal::open(&config, &us(), &node()).expect("the journal opens");
+        let look: Arc<dyn Look> = Arc::new(model.clone());
+        let settler = Settler::new(journal.clone(), Arc::clone(&ledger), look, QUIET);
+        let deliverer = Deliverer {
+            journal: journal.clone(),
+            ledger: Arc::clone(&ledger),
+            settler,
+            events: Events::default(),
+        };
+        let stop = CancellationToken::new();
+        let token = stop.clone();
+        let delivery = tokio::spawn(async move {
+            if deliver {
+                deliverer.run(token).await;
+            }
+        });
+        Site {
+            journal,
+            ledger,
+            stop,
+            delivery,
+        }
+    }
+
+    async fn close(self) {
+        self.stop.cancel();
+        self.delivery.await.expect("delivery does not panic");
+    }
+}
+
+fn us() -> Datacenter {
+    "ma01".parse().expect("a name")
+}
+
+fn node() -> NodeName {
+    "node1".parse().expect("a name")
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a new folder");
+    for entry in std::fs::read_dir(from).expect("a folder").flatten() {
+        std::fs::copy(entry.path(), to.join(entry.file_name())).expect("copied");
+    }
+}
+
+/// What is under way when the process is killed.
+enum End {
+    Answered,
+    Killed,
+}
+
+async fn one_run(seed: u64) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let home = tempfile::tempdir().expect("a folder");
+    let model = Model::default();
+    let locks = KeyLocks::default();
+    let ledger: Arc<dyn Ledger> =
+        Arc::new(EmbeddedLedger::open(&home.path().join("ledger.db")).expect("the ledger opens"));
+    let keys: Vec<FileName> = (0..4)
+        .map(|n| FileName::from_bytes(b"d", format!("k{n}").as_bytes()))
+        .collect();
+    let classes = [Class::default_class(), Class::from_bytes(b"thumb")];
+    let mut versions: BTreeSet<Version> = BTreeSet::new();
+    let mut contents: BTreeMap<Fid, Version> = BTreeMap::new();
+    let mut history: Vec<String> = Vec::new();
+    let mut lives = 0;
+    let mut folder = home.path().join("journal0");
+    let mut site = Site::open(
+        &folder,
+        Arc::clone(&ledger),
+        &model,
+        random.random_bool(0.7),
+    );
+
+    for _ in 0..random.random_range(5..40) {
+        let pick = |random: &mut StdRng| keys[random.random_range(0..keys.len())].clone();
+        let class = classes[random.random_range(0..2)].clone();
+        let file = pick(&mut random);
+        let mutation = match random.random_range(0..10) {
+            0..=3 => {
+                let mut namespace = model.0.lock();
+                namespace.last_fid += 1;
+                let told = random.random_bool(0.6);
+                Mutation::Put {
+                    file,
+                    fid: Some(Fid(namespace.last_fid)),
+                    details: Details {
+                        class: told.then(|| class.clone()),
+                        size: told.then_some(SIZE),
+                        checksum: None,
+                    },
+                }
+            }
+            4..=5 => Mutation::Delete { file },
+            6..=8 => {
+                let to = pick(&mut random);
+                if to == file {
+                    continue;
+                }
+                Mutation::Rename { from: file, to }
+            }
+            _ => Mutation::SetClass {
+                file,
+                class: class.clone(),
+            },
+        };
+        let guard = locks.lock(&mutation.files(), LOCK_WAIT).await;
+        let intent = site
+            .journal
+            .intend(&guard, By::Client, mutation.clone())
+            .await
+            .expect("written");
+        versions.insert(intent.version());
+        let executed = random.random_bool(0.8);
+        let honest = if executed {
+            model.0.lock().execute(&mutation, &class)
+        } else {
+            Outcome::Lost
+        };
+        let (outcome, end) = match random.random_range(0..10) {
+            0 => (Outcome::Lost, End::Answered),
+            // A worker died after the work, and the request ran again.
+            1 if executed && honest == Outcome::Happened => (Outcome::Doubtful, End::Answered),
+            2 => (honest, End::Killed),
+            _ => (honest, End::Answered),
+        };
+        history.push(format!(
+            "{} {mutation:?} executed={executed} outcome={outcome:?} killed={}",
+            intent.version(),
+            matches!(end, End::Killed)
+        ));
+        if let (Outcome::Happened, Mutation::Put { fid: Some(fid), .. }) = (outcome, &mutation) {
+            contents.insert(*fid, intent.version());
+        }
+        match end {
+            End::Answered => intent.outcome(outcome),
+            End::Killed => {
+                // Half the time the outcome was on its way when the kill came.
+                if random.random_bool(0.5) {
+                    intent.outcome(outcome);
+                } else {
+                    std::mem::forget(intent);
+                }
+                lives += 1;
+                let next = home.path().join(format!("journal{lives}"));
+                // The delivery of a killed process writes no more.
+                site.stop.cancel();
+                let old = site;
+                old.delivery.await.expect("no panic");
+                copy_folder(&folder, &next);
+                folder = next;
+                drop(guard);
+                site = Site::open(
+                    &folder,
+                    Arc::clone(&ledger),
+                    &model,
+                    random.random_bool(0.7),
+                );
+                continue;
+            }
+        }
+        drop(guard);
+    }
+
+    let context = || format!("seed {seed}\n{}", history.join("\n"));
+    // However the run began, it ends with a process that delivers.
+    site.close().await;
+    let next = home.path().join("journal-last");
+    copy_folder(&folder, &next);
+    let site = Site::open(&next, Arc::clone(&ledger), &model, true);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    while site.journal.depth().entries > 0 {
+        let left = site.journal.entries(0, 100).await.expect("readable");
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "not settled: {:?} {left:#?}\n{}",
+            site.journal.depth(),
+            context()
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+
+    for file in &keys {
+        let record = site
+            .ledger
+            .read(file, Strength::Local)
+            .await
+            .expect("readable");
+        let held = record
+            .replicas
+            .get(&us())
+            .and_then(|replica| replica.held.clone());
+        let real = model.0.lock().files.get(file).cloned();
+        let told = || {
+            format!(
+                "{file:?}: tracker {real:?}, ledger {record:#?}\n{}",
+                context()
+            )
+        };
+        match (&real, &held) {
+            (None, None) => {
+                let gone = record
+                    .head
+                    .as_ref()
+                    .is_none_or(|head| matches!(head.op, Op::Delete { .. }));
+                assert!(gone, "{}", told());
+            }
+            (Some((fid, class)), Some(held)) => {
+                let head = record
+                    .head
+                    .as_ref()
+                    .and_then(|head| head.put())
+                    .unwrap_or_else(|| panic!("{}", told()));
+                assert_eq!((held.fid, &held.class), (*fid, class), "{}", told());
+                assert_eq!(
+                    (&head.content, head.fid, head.size),
+                    (&held.content, *fid, SIZE),
+                    "{}",
+                    told()
+                );
+                assert_eq!(record.class(), Some(class), "{}", told());
+                if let Some(version) = contents.get(fid) {
+                    assert_eq!(
+                        head.content.version,
+                        *version,
+                        "an acknowledged put keeps its identity: {}",
+                        told()
+                    );
+                }
+            }
+            _ => panic!("{}", told()),
+        }
+        if let Some(head) = &record.head {
+            let above = Version(head.version.0 - 1);
+            assert!(
+                versions.contains(&head.version) || versions.contains(&above),
+                "invented: {}",
+                told()
+            );
+        }
+    }
+    // The stream tells of every change, without holes, and the ledger has what each names.
+    let changes = site
+        .ledger
+        .changes(site.journal.stream(), 0, 10_000, Strength::Local)
+        .await
+        .expect("readable");
+    for (change, expected) in changes.iter().zip(1..) {
+        assert_eq!(change.number, expected, "a hole: {}", context());
+        let file = change
+            .file
+            .as_ref()
+            .expect("the journal leaves no number empty");
+        let record = site
+            .ledger
+            .read(file, Strength::Local)
+            .await
+            .expect("readable");
+        let head = record
+            .head
+            .map(|head| head.version)
+            .max(record.class_cell.map(|cell| cell.version));
+        assert!(
+            head >= Some(change.version),
+            "{change:?} is ahead of {head:?}: {}",
+            context()
+        );
+    }
+    assert_eq!(
+        site.journal.last_number(),
+        changes.len() as u64,
+        "{}",
+        context()
+    );
+    site.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_ledger_ends_with_what_the_tracker_holds() {
+    let seeds: Vec<u64> = match std::env::var("SETTLE_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+    {
+        Some(seed) => vec![seed],
+        None => (0..150).map(|_| rand::random_range(0..u64::MAX)).collect(),
+    };
+    for seed in seeds {
+        println!("seed {seed}");
+        one_run(seed).await;
+    }
+}
