@@ -53,9 +53,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Value, json};
 
 use super::{Api, MAX_BODY, Refusal, Shared, hunt, rfc3339};
-use crate::file::{
-    Class, Content, Datacenter, Fid, FileName, Held, Op, Put, Replica, Revision,
-};
+use crate::file::{Class, Content, Datacenter, Fid, FileName, Held, Op, Put, Replica, Revision};
 use crate::ledger::{FileRecord, FileWrite, Strength};
 use crate::placement::Placements;
 use crate::version::Version;
@@ -67,10 +65,7 @@ const BODY_LIMIT: Duration = Duration::from_secs(10);
 const THROWN_AWAY: usize = 16 << 20;
 
 /// `GET /file/bad/{dc}`
-pub(super) async fn bad(
-    State(api): Shared,
-    Path(name): Path<String>,
-) -> Result<Response, Refusal> {
+pub(super) async fn bad(State(api): Shared, Path(name): Path<String>) -> Result<Response, Refusal> {
     let placements = api.placements().await?;
     let datacenter = registered(&placements, &name)?;
     let context = &api.context;
@@ -149,7 +144,9 @@ impl Api {
         let datacenter = registered(&placements, name)?;
         let (file, fid) = self.file(members.remove("Fid"))?;
         if let Some(unknown) = members.keys().next() {
-            return Err(Refusal::Bad(format!("{unknown:?} has no place here: send {{\"Fid\":…}}")));
+            return Err(Refusal::Bad(format!(
+                "{unknown:?} has no place here: send {{\"Fid\":…}}"
+            )));
         }
         let record = self.read(&file).await?;
         let Some(content) = record.content() else {
@@ -171,7 +168,11 @@ impl Api {
         let (file, fid) = self.file(members.remove("Fid"))?;
         let origin = match members.remove("Origin") {
             Some(Value::String(origin)) => origin,
-            _ => return Err(Refusal::Bad("Origin: write a datacenter's name, such as \"ma01\"".to_owned())),
+            _ => {
+                return Err(Refusal::Bad(
+                    "Origin: write a datacenter's name, such as \"ma01\"".to_owned(),
+                ));
+            }
         };
         let origin = registered(&placements, &origin)
             .map_err(|refusal| Refusal::Bad(format!("Origin: {refusal}")))?;
@@ -373,10 +374,17 @@ impl<'de> Deserialize<'de> for Members {
 
 async fn read(body: Body) -> Result<Members, Refusal> {
     let reading = tokio::time::timeout(BODY_LIMIT, collect(body)).await;
-    let late = || Refusal::Bad(format!("the body did not arrive within {} s", BODY_LIMIT.as_secs()));
+    let late = || {
+        Refusal::Bad(format!(
+            "the body did not arrive within {} s",
+            BODY_LIMIT.as_secs()
+        ))
+    };
     let bytes = reading.map_err(|_| late())??;
     serde_json::from_slice(&bytes).map_err(|error| {
-        Refusal::Bad(format!("the body is not the JSON that belongs here: {error}"))
+        Refusal::Bad(format!(
+            "the body is not the JSON that belongs here: {error}"
+        ))
     })
 }
 
@@ -384,9 +392,8 @@ async fn collect(body: Body) -> Result<Vec<u8>, Refusal> {
     let mut stream = body.into_data_stream();
     let (mut bytes, mut seen) = (Vec::new(), 0);
     while let Some(part) = stream.next().await {
-        let part = part.map_err(|error| {
-            Refusal::Bad(format!("the body did not arrive whole: {error}"))
-        })?;
+        let part =
+            part.map_err(|error| Refusal::Bad(format!("the body did not arrive whole: {error}")))?;
         seen += part.len();
         if seen <= MAX_BODY {
             bytes.extend_from_slice(&part);
@@ -396,7 +403,9 @@ async fn collect(body: Body) -> Result<Vec<u8>, Refusal> {
         }
     }
     if seen > MAX_BODY {
-        return Err(Refusal::Bad(format!("the body has more than {MAX_BODY} bytes")));
+        return Err(Refusal::Bad(format!(
+            "the body has more than {MAX_BODY} bytes"
+        )));
     }
     Ok(bytes)
 }

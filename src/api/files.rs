@@ -29,7 +29,9 @@ pub(super) async fn file(State(api): Shared, uri: Uri) -> Result<Json<Value>, Re
     let reading = api.context.ledger.read(&file, Strength::Local);
     let record = api.ask("read the file", reading).await?;
     if record == FileRecord::default() {
-        return Err(Refusal::NotFound(format!("the ledger knows no file {file}")));
+        return Err(Refusal::NotFound(format!(
+            "the ledger knows no file {file}"
+        )));
     }
     let placements = api.placements().await?;
     Ok(Json(describe(&file, &record, &placements)))

@@ -157,8 +157,11 @@ pub async fn serve(
 
 impl Api {
     async fn placements(&self) -> Result<Placements, Refusal> {
-        self.ask("read the placements", Placements::load(&*self.context.ledger))
-            .await
+        self.ask(
+            "read the placements",
+            Placements::load(&*self.context.ledger),
+        )
+        .await
     }
 
     /// Asks the ledger, not for ever.
@@ -178,7 +181,7 @@ impl Api {
 }
 
 /// A version as people and scripts write a time.
-fn rfc3339(version: Version) -> String {
+pub(crate) fn rfc3339(version: Version) -> String {
     let micros = u64::try_from(version.0).unwrap_or_default();
     let time = std::time::UNIX_EPOCH.checked_add(Duration::from_micros(micros));
     match time {

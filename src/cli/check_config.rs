@@ -27,11 +27,11 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
             Ok(config) => json!({ "good": true, "config": config.to_json() }),
             Err(mistakes) => json!({ "good": false, "mistakes": list(mistakes) }),
         };
-        anstream::println!("{answer:#}");
+        paint::say!("{answer:#}");
         return loaded.map(|_| ()).map_err(|_| Failure::UsageTold);
     }
     let config = loaded.map_err(|mistakes| Failure::Usage(mistakes.to_string()))?;
-    anstream::println!(
+    paint::say!(
         "{} {}\n\n{config}",
         arguments.file.display(),
         paint::good("is good")

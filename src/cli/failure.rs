@@ -1,5 +1,6 @@
 //! How a command can fail, and the exit code that says so.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use super::paint;
@@ -38,7 +39,7 @@ impl Failure {
             // The chain of causes reads as one sentence.
             Failure::Failed(error) => (format!("{error:#}"), 1),
         };
-        anstream::eprintln!("{}: {text}", paint::bad("error"));
+        let _unheard = writeln!(anstream::stderr(), "{}: {text}", paint::bad("error"));
         ExitCode::from(code)
     }
 }

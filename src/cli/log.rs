@@ -11,7 +11,9 @@ use super::Failure;
 /// # Errors
 /// If the level is none.
 pub fn start(level: Option<&str>, default: &str) -> Result<(), Failure> {
-    let variable = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
+    let variable = std::env::var("RUST_LOG")
+        .ok()
+        .filter(|text| !text.is_empty());
     let (said, by) = match (level, &variable) {
         (Some(level), _) => (level, "--log"),
         (None, Some(variable)) => (variable.as_str(), "RUST_LOG"),

@@ -4,6 +4,16 @@ use std::fmt::{self, Display};
 
 use anstyle::{AnsiColor, Style};
 
+/// Prints a line. Nobody is left to tell when stdout is gone, as with `| head`.
+macro_rules! say {
+    () => { $crate::cli::paint::say!("") };
+    ($($words:tt)*) => {{
+        use std::io::Write as _;
+        let _unheard = writeln!(anstream::stdout(), $($words)*);
+    }};
+}
+pub(crate) use say;
+
 /// Something in a colour.
 pub(crate) struct Painted<T>(Style, T);
 
@@ -71,7 +81,12 @@ mod tests {
 
     #[test]
     fn thousands_stand_apart() {
-        let cases = [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")];
+        let cases = [
+            (0, "0"),
+            (999, "999"),
+            (1000, "1,000"),
+            (1_234_567, "1,234,567"),
+        ];
         for (number, text) in cases {
             assert_eq!(grouped(number), text);
         }
@@ -79,6 +94,9 @@ mod tests {
 
     #[test]
     fn what_comes_from_elsewhere_cannot_drive_a_terminal() {
-        assert_eq!(plain("a\x1b[31mb\r\nc\u{9b}"), "a\u{fffd}[31mb\u{fffd} c\u{fffd}");
+        assert_eq!(
+            plain("a\x1b[31mb\r\nc\u{9b}"),
+            "a\u{fffd}[31mb\u{fffd} c\u{fffd}"
+        );
     }
 }

@@ -18,8 +18,8 @@ pub struct Arguments {
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
-    let config = config::load(&arguments.config)
-        .map_err(|mistakes| Failure::Usage(mistakes.to_string()))?;
+    let config =
+        config::load(&arguments.config).map_err(|mistakes| Failure::Usage(mistakes.to_string()))?;
     runtime()?.block_on(serve(config))?;
     Ok(())
 }

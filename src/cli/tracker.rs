@@ -64,12 +64,16 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     let tracker = Tracker::start(config, stop.clone())
         .await
         .context("start the tracker")?;
+    let stopped = tracker.stopped();
+    tokio::pin!(stopped);
     tokio::select! {
-        asked = signals::stop_asked() => asked?,
+        asked = signals::stop_asked() => {
+            asked?;
+            stop.cancel();
+            stopped.await;
+        }
         // A client said !shutdown.
-        () = tracker.stopped() => {}
+        () = &mut stopped => {}
     }
-    stop.cancel();
-    tracker.stop().await;
     Ok(())
 }

@@ -88,7 +88,11 @@ impl fmt::Display for Config {
         )?;
         line(
             "journal",
-            format!("{}, up to {}", journal.path.display(), in_bytes(journal.max_size)),
+            format!(
+                "{}, up to {}",
+                journal.path.display(),
+                in_bytes(journal.max_size)
+            ),
         )?;
         line("ledger", format!("embedded, {}", ledger.display()))?;
         line(

@@ -282,7 +282,10 @@ fn collide(one: &SocketAddr, other: &SocketAddr) -> bool {
 /// A proxy whose tracker is itself would answer nobody.
 fn own_tracker(sections: &Sections<'_>, proxy: &ProxyConfig) {
     for tracker in &proxy.trackers {
-        let Ok(address) = tracker.replace("localhost", "127.0.0.1").parse::<SocketAddr>() else {
+        let Ok(address) = tracker
+            .replace("localhost", "127.0.0.1")
+            .parse::<SocketAddr>()
+        else {
             continue;
         };
         let ours = |listen: &&SocketAddr| {

@@ -255,7 +255,11 @@ pub(super) struct Spot<'a> {
 
 impl Spot<'_> {
     /// Remembers that this value is wrong; returns `None` for the parser to return.
-    pub(super) fn refuse<T>(&self, wrong: impl Into<String>, right: impl Into<String>) -> Option<T> {
+    pub(super) fn refuse<T>(
+        &self,
+        wrong: impl Into<String>,
+        right: impl Into<String>,
+    ) -> Option<T> {
         self.reader.refuse(Mistake {
             line: self.reader.line(self.value.span().map(|span| span.start)),
             key: self.key.clone(),

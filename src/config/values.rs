@@ -59,7 +59,11 @@ pub(super) fn size(range: RangeInclusive<u64>) -> impl Fn(&Spot<'_>) -> Option<u
     move |spot| {
         let value = match (spot.value.as_integer(), spot.value.as_str()) {
             (Some(number), _) => u64::try_from(number).ok(),
-            (None, Some(text)) => text.trim().parse::<ByteSize>().ok().map(|size| size.as_u64()),
+            (None, Some(text)) => text
+                .trim()
+                .parse::<ByteSize>()
+                .ok()
+                .map(|size| size.as_u64()),
             (None, None) => None,
         };
         let within = || {
@@ -84,7 +88,11 @@ pub(super) fn duration(range: RangeInclusive<Duration>) -> impl Fn(&Spot<'_>) ->
         let value = spot.value.as_str().map(humantime::parse_duration);
         let within = || {
             let shown = humantime::format_duration;
-            format!("write \"{}\" to \"{}\"", shown(*range.start()), shown(*range.end()))
+            format!(
+                "write \"{}\" to \"{}\"",
+                shown(*range.start()),
+                shown(*range.end())
+            )
         };
         match value {
             Some(Ok(value)) if value < *range.start() => spot.refuse("too short", within()),
@@ -119,7 +127,9 @@ pub(super) fn host_and_port(spot: &Spot<'_>) -> Option<String> {
     let Some((host, port)) = text.rsplit_once(':') else {
         return spot.refuse("without a port", right);
     };
-    let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let bracketed = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
     let host_is_good = match bracketed {
         Some(inner) => inner.parse::<std::net::Ipv6Addr>().is_ok(),
         None => {
