@@ -75,9 +75,8 @@ fn read(reader: &Reader, folder: &Path) -> Option<Config> {
         api: reader.section("api"),
     };
     // Every part is read before the first `?`: all mistakes are told.
+    let datacenter = datacenter(&sections.datacenter);
     let proxy = proxy(&sections.proxy);
-    let trackers = proxy.as_ref().map(|proxy| proxy.trackers.clone());
-    let datacenter = datacenter(&sections.datacenter, trackers.unwrap_or_default());
     let journal = journal(&sections.journal, folder);
     let ledger = ledger(&sections.ledger, folder);
     let repair = repair(&sections.repair);
@@ -93,9 +92,13 @@ fn read(reader: &Reader, folder: &Path) -> Option<Config> {
     }
     same_path_twice(&sections, journal.as_ref(), ledger.as_ref());
     sections.finish();
+    let (mut datacenter, proxy) = (datacenter?, proxy?);
+    if datacenter.trackers.is_empty() {
+        datacenter.trackers.clone_from(&proxy.trackers);
+    }
     Some(Config {
-        datacenter: datacenter?,
-        proxy: proxy?,
+        datacenter,
+        proxy,
         journal: journal?,
         ledger: ledger?,
         repair,
@@ -123,10 +126,11 @@ impl Sections<'_> {
     }
 }
 
-fn datacenter(section: &Section<'_>, own_trackers: Vec<String>) -> Option<DatacenterConfig> {
+fn datacenter(section: &Section<'_>) -> Option<DatacenterConfig> {
     let datacenter = section.required("name", "\"ma01\"", name);
     let node = section.optional("node", name::<NodeName>);
-    let trackers = section.or("trackers", one_or_more(host_and_port), own_trackers);
+    // None here means those of the proxy.
+    let trackers = section.or("trackers", one_or_more(host_and_port), Vec::new());
     let storage_hosts = section.optional("storage_hosts", one_or_more(host_and_port));
     Some(DatacenterConfig {
         name: datacenter?,
@@ -156,7 +160,7 @@ fn proxy(section: &Section<'_>) -> Option<ProxyConfig> {
         max_line: section.or("max_line", bytes(KIB..=GIB), MAX_LINE),
         max_key: section.or("max_key", bytes(1..=MOST_MAX_KEY as u64), 60_000),
         deny: section.or("deny", list(command), shutdown()),
-        idle_timeout: section.optional("idle_timeout", duration(SECOND..=365 * DAY)),
+        idle_timeout: section.optional("idle_timeout", duration(SECOND..=30 * DAY)),
         upstream_connections: section.or("upstream_connections", count(1..=65_535), 256),
         threads: section.or("threads", count(1..=1024), cores),
         lock_wait: section.or(
@@ -220,7 +224,7 @@ fn repair(section: &Section<'_>) -> RepairConfig {
         enabled: section.or("enabled", boolean, true),
         copies_at_once: section.or("copies_at_once", count(1..=1024), 4),
         create_domains: section.or("create_domains", boolean, true),
-        scan_every: section.or("scan_every", duration(SECOND..=365 * DAY), DAY),
+        scan_every: section.or("scan_every", duration(SECOND..=30 * DAY), DAY),
         retry_first: section.or("retry_first", duration(MILLISECOND..=DAY), 2 * SECOND),
         retry_most: section.or("retry_most", duration(MILLISECOND..=30 * DAY), HOUR),
     };

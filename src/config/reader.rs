@@ -56,8 +56,8 @@ impl Reader {
                 self.refuse(Mistake {
                     line: self.line(start(key, item)),
                     key: name.to_owned(),
-                    value: None,
-                    wrong: "no table".to_owned(),
+                    value: item.as_value().map(|value| self.shown(value)),
+                    wrong: "not a section".to_owned(),
                     right: format!("write [{name}] once, and its keys below"),
                 });
             }

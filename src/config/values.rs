@@ -14,7 +14,10 @@ use super::reader::Spot;
 pub(super) fn boolean(spot: &Spot<'_>) -> Option<bool> {
     match spot.value.as_bool() {
         Some(value) => Some(value),
-        None => spot.refuse("not a yes or no", "write true or false, without quotes"),
+        None => spot.refuse(
+            "neither true nor false",
+            "write true or false, without quotes",
+        ),
     }
 }
 
@@ -214,5 +217,8 @@ pub(super) fn in_bytes(bytes: u64) -> String {
             return format!("{} {unit}", bytes / one);
         }
     }
-    format!("{bytes} bytes")
+    match bytes {
+        1 => "1 byte".to_owned(),
+        _ => format!("{bytes} bytes"),
+    }
 }
