@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{Request, perl};
 use crate::tracker::answer::{Answer, Fields, Refusal};
-use crate::tracker::store::{topology, unix_time};
+use crate::tracker::store::{files, topology, unix_time};
 
 /// Fails on request.
 pub fn test(request: &Request<'_>) -> Answer {
@@ -47,16 +47,7 @@ pub fn clear_cache(request: &Request<'_>) -> Fields {
 
 /// Makes everything due that waits for its next try at replication; says how many.
 pub async fn replicate_now(request: &Request<'_>) -> Answer {
-    let count = request
-        .core
-        .store
-        .write(|conn| {
-            conn.execute(
-                "UPDATE replqueue SET nexttry = ?1 WHERE nexttry > ?1",
-                [unix_time()],
-            )
-        })
-        .await?;
+    let count = request.core.store.write(files::retry_replication).await?;
     request.core.poke_background();
     let mut fields = Fields::new();
     fields.number("count", count);

@@ -3,9 +3,12 @@
 //! Only this process's own hosts serve files. Others may be made, changed and removed as on any
 //! tracker; nobody watches them, so no file goes there.
 
+use rusqlite::Connection;
+
 use super::{Request, perl};
 use crate::tracker::answer::{Answer, Fields, Refusal};
 use crate::tracker::paths::Devid;
+use crate::tracker::store::files;
 use crate::tracker::store::topology::{self, HostChange, HostName};
 use crate::tracker::topology::{Device, DeviceStatus, Host};
 
@@ -47,7 +50,7 @@ pub async fn change_host(request: &Request<'_>, update: bool) -> Answer {
     let args = request.args;
     let name = perl::given(args, "host").ok_or_else(|| Refusal::new("no_host"))?;
     let said = |name| args.get(name).map(std::borrow::Cow::into_owned);
-    let change = HostChange {
+    let change_of_host = HostChange {
         name: name.clone(),
         update,
         status: said("status"),
@@ -57,10 +60,10 @@ pub async fn change_host(request: &Request<'_>, update: bool) -> Answer {
         altip: said("altip"),
         altmask: said("altmask"),
     };
-    let hostid = request
-        .core
-        .change_topology(move |conn| topology::change_host(conn, change))
-        .await?;
+    let hostid = change(request, move |conn| {
+        topology::change_host(conn, change_of_host)
+    })
+    .await?;
     let mut fields = Fields::new();
     fields.number("hostid", hostid).text("hostname", name);
     Ok(fields)
@@ -154,10 +157,10 @@ pub async fn create_device(request: &Request<'_>) -> Answer {
                 .ok_or_else(|| Refusal::with_text("bad_args", "No hostid/hostname parameter"))?,
         ),
     };
-    request
-        .core
-        .change_topology(move |conn| topology::create_device(conn, devid, &host, status))
-        .await?;
+    change(request, move |conn| {
+        topology::create_device(conn, devid, &host, status)
+    })
+    .await?;
     if request
         .core
         .topology()
@@ -183,11 +186,10 @@ pub async fn set_state(request: &Request<'_>) -> Answer {
     if device.status == DeviceStatus::Dead && status == DeviceStatus::Alive {
         return Err(Refusal::new("state_too_high"));
     }
-    request
-        .core
-        .change_topology(move |conn| topology::set_state(conn, devid, status).map(Ok))
-        .await?;
-    request.core.poke_background();
+    change(request, move |conn| {
+        topology::set_state(conn, devid, status).map(Ok)
+    })
+    .await?;
     Ok(Fields::new())
 }
 
@@ -201,6 +203,24 @@ pub async fn set_weight(request: &Request<'_>) -> Answer {
         .change_topology(move |conn| topology::set_weight(conn, devid, weight).map(Ok))
         .await?;
     Ok(Fields::new())
+}
+
+/// Changes what files can be put on. Those that waited for a device are looked at again.
+async fn change<T, F>(request: &Request<'_>, job: F) -> Result<T, Refusal>
+where
+    T: Send + 'static,
+    F: FnOnce(&Connection) -> rusqlite::Result<Result<T, Refusal>> + Send + 'static,
+{
+    let changed = request
+        .core
+        .change_topology(move |conn| {
+            let changed = job(conn)?;
+            files::retry_replication(conn)?;
+            Ok(changed)
+        })
+        .await?;
+    request.core.poke_background();
+    Ok(changed)
 }
 
 /// The device that `host` and `device` name together.

@@ -35,7 +35,16 @@ pub fn router(storage: Storage) -> Router {
 }
 
 async fn serve(State(storage): State<Arc<Storage>>, request: Request) -> Response {
-    let Some(target) = Target::parse(&storage.root, request.uri().path()) else {
+    // Programs that watch storage nodes ask for `//dev1/usage`, and for `/` to see who answers.
+    let path = request.uri().path();
+    let path = path
+        .strip_prefix('/')
+        .filter(|rest| rest.starts_with('/'))
+        .unwrap_or(path);
+    if path == "/" && matches!(*request.method(), Method::GET | Method::HEAD) {
+        return (StatusCode::OK, "a storage node; folders are not listed\n").into_response();
+    }
+    let Some(target) = Target::parse(&storage.root, path) else {
         return status(StatusCode::NOT_FOUND);
     };
     let served = match *request.method() {

@@ -206,6 +206,14 @@ pub fn enqueue_replication(conn: &Connection, fid: Fid) -> rusqlite::Result<()> 
     Ok(())
 }
 
+/// Makes everything due that waits for its next try at replication; says how many.
+pub fn retry_replication(conn: &Connection) -> rusqlite::Result<usize> {
+    conn.execute(
+        "UPDATE replqueue SET nexttry = ?1 WHERE nexttry > ?1",
+        [unix_time()],
+    )
+}
+
 /// A file with the names of its domain and class.
 #[derive(Debug, Clone)]
 pub struct File {
