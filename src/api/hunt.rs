@@ -81,7 +81,14 @@ impl Hunts {
                 hunt.clean = true;
             }
             let reading = ledger.scan(TokenRange::ALL, hunt.next.as_deref(), PAGE);
-            let Page { files, next } = limited(deadline, reading).await?;
+            let Page {
+                files,
+                unreadable,
+                next,
+            } = limited(deadline, reading).await?;
+            for bad in unreadable {
+                tracing::warn!("a search for bad files passes over what cannot be read: {bad:?}");
+            }
             hunt.found = files
                 .into_iter()
                 .filter(|(file, record)| lacks(file, record) && !hunt.leased.contains_key(file))

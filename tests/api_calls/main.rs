@@ -1,0 +1,7 @@
+//! The HTTP API over real sockets and a real embedded ledger; and `status`, `file show` and `gaps`, which ask it.
+
+mod asked_by_cli;
+mod bare_fids;
+mod support;
+mod unavailable;
+mod v1;
