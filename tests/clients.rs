@@ -14,7 +14,10 @@ const DOMAIN: &str = "photos";
 fn python() -> String {
     std::env::var("PHYLACTERY_TEST_PYTHON").unwrap_or_else(|_| {
         let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/venv/bin/python");
-        assert!(built.exists(), "pymogilefs is not installed: run tests/run once, it installs what the tests need");
+        assert!(
+            built.exists(),
+            "pymogilefs is not installed: run tests/run once, it installs what the tests need"
+        );
         built.display().to_string()
     })
 }
@@ -27,7 +30,12 @@ fn run(program: &str, args: &[&str], input: &str) -> String {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap_or_else(|why| panic!("start {program}: {why}"));
-    child.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("it reads");
+    child
+        .stdin
+        .take()
+        .expect("a pipe")
+        .write_all(input.as_bytes())
+        .expect("it reads");
     let output = child.wait_with_output().expect("it ends");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(
@@ -50,7 +58,11 @@ fn pymogilefs(tracker: &str, script: &str) -> String {
 /// One request on a connection of its own, by curl's telnet.
 fn curl_line(tracker: &str, line: &str) -> String {
     let url = format!("telnet://{tracker}");
-    run("curl", &["-sS", "--max-time", "10", &url], &format!("{line}\r\n"))
+    run(
+        "curl",
+        &["-sS", "--max-time", "10", &url],
+        &format!("{line}\r\n"),
+    )
 }
 
 fn field<'a>(answer: &'a str, name: &str) -> &'a str {
@@ -65,7 +77,10 @@ fn field<'a>(answer: &'a str, name: &str) -> &'a str {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pymogilefs_stores_here_and_reads_there() {
     let cluster = Cluster::start("").await;
-    let (here, there) = (cluster.ma01.proxy.to_string(), cluster.tx01.proxy.to_string());
+    let (here, there) = (
+        cluster.ma01.proxy.to_string(),
+        cluster.tx01.proxy.to_string(),
+    );
     pymogilefs(
         &here,
         "for name in ['cat.jpg', 'a b', 'ümläut/%', 'gone']:\n\
@@ -100,7 +115,12 @@ async fn pymogilefs_stores_here_and_reads_there() {
     // And back: what tx01 deletes goes from ma01.
     pymogilefs(&there, "client.delete_file('cat.jpg')\n");
     cluster.settled().await;
-    assert!(!cluster.same_files(DOMAIN).await.contains_key(b"cat.jpg".as_slice()));
+    assert!(
+        !cluster
+            .same_files(DOMAIN)
+            .await
+            .contains_key(b"cat.jpg".as_slice())
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -108,19 +128,44 @@ async fn curl_stores_renames_and_deletes_and_sees_its_files_in_the_api() {
     let cluster = Cluster::start("").await;
     let here = cluster.ma01.proxy.to_string();
     let there = cluster.tx01.proxy.to_string();
-    let opened = curl_line(&here, &format!("create_open domain={DOMAIN}&key=by+curl&class=thumb"));
-    let (path, fid, devid) = (field(&opened, "path"), field(&opened, "fid"), field(&opened, "devid"));
-    run("curl", &["-sSf", "-X", "PUT", "--data-binary", "@-", path], "curl was here");
+    let opened = curl_line(
+        &here,
+        &format!("create_open domain={DOMAIN}&key=by+curl&class=thumb"),
+    );
+    let (path, fid, devid) = (
+        field(&opened, "path"),
+        field(&opened, "fid"),
+        field(&opened, "devid"),
+    );
+    run(
+        "curl",
+        &["-sSf", "-X", "PUT", "--data-binary", "@-", path],
+        "curl was here",
+    );
     let closed = curl_line(
         &here,
-        &format!("create_close domain={DOMAIN}&key=by+curl&fid={fid}&devid={devid}&path={path}&size=13"),
+        &format!(
+            "create_close domain={DOMAIN}&key=by+curl&fid={fid}&devid={devid}&path={path}&size=13"
+        ),
     );
     assert_eq!(closed, "OK \r\n");
-    assert_eq!(curl_line(&here, &format!("rename domain={DOMAIN}&from_key=by+curl&to_key=renamed")), "OK \r\n");
+    assert_eq!(
+        curl_line(
+            &here,
+            &format!("rename domain={DOMAIN}&from_key=by+curl&to_key=renamed")
+        ),
+        "OK \r\n"
+    );
     cluster.settled().await;
 
-    let paths = curl_line(&there, &format!("get_paths domain={DOMAIN}&key=renamed&noverify=1"));
-    assert_eq!(run("curl", &["-sSf", field(&paths, "path1")], ""), "curl was here");
+    let paths = curl_line(
+        &there,
+        &format!("get_paths domain={DOMAIN}&key=renamed&noverify=1"),
+    );
+    assert_eq!(
+        run("curl", &["-sSf", field(&paths, "path1")], ""),
+        "curl was here"
+    );
     let listed = curl_line(&there, &format!("list_keys domain={DOMAIN}&prefix=ren"));
     assert_eq!(field(&listed, "key_1"), "renamed");
 
@@ -133,13 +178,23 @@ async fn curl_stores_renames_and_deletes_and_sees_its_files_in_the_api() {
     assert_eq!(file["head"]["size"], 13);
     assert_eq!(file["due"], serde_json::json!(["ma01", "tx01"]));
     assert_eq!(file["missing"], serde_json::json!([]));
-    assert_eq!(file["replicas"]["ma01"]["content"], file["replicas"]["tx01"]["content"]);
+    assert_eq!(
+        file["replicas"]["ma01"]["content"],
+        file["replicas"]["tx01"]["content"]
+    );
 
-    assert_eq!(curl_line(&there, &format!("delete domain={DOMAIN}&key=renamed")), "OK \r\n");
+    assert_eq!(
+        curl_line(&there, &format!("delete domain={DOMAIN}&key=renamed")),
+        "OK \r\n"
+    );
     cluster.settled().await;
     until("the deletion arrives at home", async || {
         let answer = curl_line(&here, &format!("file_info domain={DOMAIN}&key=renamed"));
-        if answer.starts_with("ERR unknown_key") { Ok(()) } else { Err(answer) }
+        if answer.starts_with("ERR unknown_key") {
+            Ok(())
+        } else {
+            Err(answer)
+        }
     })
     .await;
     assert!(cluster.same_files(DOMAIN).await.is_empty());

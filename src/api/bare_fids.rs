@@ -18,7 +18,8 @@
 //!
 //! **What repair does with such a file: nothing.** A claim is no source to copy from, no proof of anything, and no
 //! part of "in sync"; to bring the bytes is the business of the scripts that make these calls. Once a client
-//! stores the same key of that domain through a proxy, it is a file like all others, and repair takes it up.
+//! stores the same key of that domain through a proxy, it is a file like all others, and repair takes it up. (One
+//! that nobody claims to hold is a gap: repair says that it finds no source.)
 //!
 //! **The booleans** are the datacenters that are registered in the ledger, and any other that holds the file, each with
 //! its name capitalised (`ma01` is `Ma01`). In `/file/new` one that is left out is `false`, and one that is not

@@ -49,7 +49,7 @@ pub struct Cli {
     ///
     /// Also per part, as in "warn,phylactery::repair=debug". Goes to stderr. Without this option the
     /// variable RUST_LOG counts; without that it is "info" for run and tracker, "warn" for the rest.
-    #[arg(long, global = true, value_name = "LEVEL")]
+    #[arg(long, global = true, value_name = "LEVEL", display_order = 1000)]
     pub log: Option<String>,
 
     /// What to do.

@@ -14,21 +14,28 @@
 //! The clock's mark and the stream's last number are as durable as the rows that carry them, and outlive them.
 //! Never here: deciding which revision wins (`file`), or waiting for the ledger on a client's path.
 //! Killed in the middle: entries without an outcome are settled by what the tracker holds.
+//!
+//! Where to look: `folder` is the file on disk and who it belongs to, `rows` how values become columns, `writer` the
+//! one thread that writes, `index` what is answered from memory, `handle` what the rest of the program calls;
+//! [`settle`] makes announcements of entries, and [`deliver`] takes them to the ledger.
 
 pub mod announcement;
 pub mod deliver;
+mod folder;
+mod handle;
+mod index;
 mod look;
+mod rows;
 pub mod settle;
-
-use std::sync::Arc;
-use std::time::Duration;
+mod writer;
 
 use serde::{Deserialize, Serialize};
 
 use crate::file::{Checksum, Class, Content, Fid, FileName};
-use crate::ledger::{FileWrite, StreamId};
-use crate::locks::KeyGuard;
-use crate::version::{Clock, ClockAhead, Version};
+use crate::ledger::FileWrite;
+use crate::version::{ClockAhead, Version};
+
+pub use handle::{Intent, Journal};
 
 /// A change of the tracker's namespace.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -227,120 +234,4 @@ pub enum JournalError {
         /// What SQLite said.
         why: String,
     },
-}
-
-/// The journal of one process. Cheap to clone.
-#[derive(Clone)]
-pub struct Journal(Arc<()>);
-
-/// An intent that is on disk: the permission to send the request, and the duty to say what became of it.
-#[must_use = "an intent that is dropped counts as lost, and the tracker has to be asked"]
-pub struct Intent(());
-
-#[allow(unused_variables, clippy::unimplemented)]
-impl Journal {
-    /// Opens or makes the journal in `config.path`. Entries left open by an earlier process become [`Outcome::Lost`].
-    /// Blocking: reads all that is there once.
-    pub fn open(
-        config: &crate::config::JournalConfig,
-        datacenter: &crate::file::Datacenter,
-        node: &crate::file::NodeName,
-    ) -> Result<Journal, JournalError> {
-        unimplemented!()
-    }
-
-    /// The clock, restored from the journal's mark.
-    pub fn clock(&self) -> &Arc<Clock> {
-        unimplemented!()
-    }
-
-    /// The stream that this journal's changes are numbered in.
-    pub fn stream(&self) -> &StreamId {
-        unimplemented!()
-    }
-
-    /// Stamps and writes an intent; durable when this returns. `guard` covers the mutation's files.
-    ///
-    /// # Errors
-    /// [`Refused`]: nothing has happened, and the request must not be sent.
-    pub async fn intend(
-        &self,
-        guard: &KeyGuard,
-        by: By,
-        mutation: Mutation,
-    ) -> Result<Intent, Refused> {
-        unimplemented!()
-    }
-
-    /// From memory: is there a newer or open local change of this file?
-    pub fn standing(&self, file: &FileName) -> Standing {
-        unimplemented!()
-    }
-
-    /// From memory: how full it is.
-    pub fn depth(&self) -> Depth {
-        unimplemented!()
-    }
-
-    /// Whether intents are taken at the moment; else why not.
-    pub fn writable(&self) -> Result<(), Refused> {
-        unimplemented!()
-    }
-
-    /// The last number given to a change.
-    pub fn last_number(&self) -> u64 {
-        unimplemented!()
-    }
-
-    /// Up to `limit` entries after `after`, in order.
-    pub async fn entries(&self, after: u64, limit: usize) -> Result<Vec<Entry>, JournalError> {
-        unimplemented!()
-    }
-
-    /// Replaces entries by what the ledger shall be told of them (possibly nothing), in this order, in one
-    /// transaction, and gives the changes their numbers. Durable when this returns.
-    pub async fn announce(
-        &self,
-        settled: Vec<(u64, Vec<Announcement>)>,
-    ) -> Result<(), JournalError> {
-        unimplemented!()
-    }
-
-    /// Up to `limit` of the outbox after `after`, in order.
-    pub async fn outgoing(&self, after: u64, limit: usize) -> Result<Vec<Outgoing>, JournalError> {
-        unimplemented!()
-    }
-
-    /// What of one file is still in the outbox, in order.
-    pub async fn outgoing_of(&self, file: &FileName) -> Result<Vec<Announcement>, JournalError> {
-        unimplemented!()
-    }
-
-    /// Forgets announcements that the ledger has.
-    pub async fn confirm(&self, ids: Vec<u64>) -> Result<(), JournalError> {
-        unimplemented!()
-    }
-
-    /// Waits until there may be new work to settle or deliver, or `limit` has passed.
-    pub async fn wait_for_work(&self, limit: Duration) {
-        unimplemented!()
-    }
-}
-
-#[allow(unused_variables, clippy::unimplemented)]
-impl Intent {
-    /// The final version.
-    pub fn version(&self) -> Version {
-        unimplemented!()
-    }
-
-    /// Says what became of it. Never waits.
-    pub fn outcome(self, outcome: Outcome) {
-        unimplemented!()
-    }
-
-    /// As [`Self::outcome`] with [`Outcome::Happened`], adding what was learned of the bytes meanwhile.
-    pub fn happened_with(self, details: Details) {
-        unimplemented!()
-    }
 }

@@ -167,12 +167,11 @@ impl Settler {
             to_ask: to_ask.len(),
             ..Passed::default()
         };
-        let mut asked = futures::stream::iter(&to_ask)
-            .map(|&at| {
-                let (entry, later) = (&entries[at], &later[&at]);
-                async move { (entry, self.ask(entry, later).await) }
-            })
-            .buffer_unordered(AT_ONCE);
+        let asked: Vec<_> = to_ask
+            .iter()
+            .map(|&at| self.ask_about(&entries[at], &later[&at]))
+            .collect();
+        let mut asked = futures::stream::iter(asked).buffer_unordered(AT_ONCE);
         while let Some((entry, answer)) = asked.next().await {
             match answer {
                 Ok(announcements) => {
@@ -222,6 +221,14 @@ impl Settler {
             }
             (Outcome::Happened | Outcome::Doubtful | Outcome::Lost, _) => None,
         }
+    }
+
+    async fn ask_about<'a>(
+        &self,
+        entry: &'a Entry,
+        later: &Later<'_>,
+    ) -> (&'a Entry, Result<Vec<Announcement>, Pending>) {
+        (entry, self.ask(entry, later).await)
     }
 
     /// Settles one entry by what tracker, ledger and journal hold.

@@ -42,7 +42,13 @@ pub async fn clean(core: Arc<Core>) {
             Ok(false) => {}
             Err(error) => complain(&core, "delete", &error),
         }
-        if wait(&core, &core.poke_cleaner).await.is_none() {
+        // What was just deleted is due in a moment.
+        let settle = SETTLE
+            + core
+                .config
+                .delete_delay
+                .min(core.config.background_interval);
+        if wait(&core, &core.poke_cleaner, settle).await.is_none() {
             return;
         }
     }
@@ -56,17 +62,17 @@ pub async fn replicate(core: Arc<Core>) {
             Ok(false) => {}
             Err(error) => complain(&core, "replicate", &error),
         }
-        if wait(&core, &core.poke_replicator).await.is_none() {
+        if wait(&core, &core.poke_replicator, SETTLE).await.is_none() {
             return;
         }
     }
 }
 
 /// Waits for the next round; none if there is not to be one.
-async fn wait(core: &Core, poke: &tokio::sync::Notify) -> Option<()> {
+async fn wait(core: &Core, poke: &tokio::sync::Notify, settle: Duration) -> Option<()> {
     let next = async {
         tokio::select! {
-            () = poke.notified() => tokio::time::sleep(SETTLE).await,
+            () = poke.notified() => tokio::time::sleep(settle).await,
             () = tokio::time::sleep(core.config.background_interval) => {}
         }
     };
@@ -315,7 +321,7 @@ async fn settle(core: &Core, fid: Fid, failures: i64) -> Result<Settled, StoreEr
         });
     };
     while i64::try_from(on.len()).unwrap_or(i64::MAX) < file.mindevcount {
-        let Some(target) = next_device(&topology, &on) else {
+        let Some(target) = next_device(core, &topology, &on, file.length) else {
             return Ok(Settled::Later(NO_DEVICE_RETRY));
         };
         let readable = |&&devid: &&Devid| {
@@ -352,8 +358,9 @@ async fn settle(core: &Core, fid: Fid, failures: i64) -> Result<Settled, StoreEr
     Ok(Settled::Done)
 }
 
-/// A device for a further copy: if possible of a host that has none.
-fn next_device(topology: &Topology, on: &[Devid]) -> Option<Devid> {
+/// A device with room for a further copy: if possible of a host that has none.
+fn next_device(core: &Core, topology: &Topology, on: &[Devid], length: i64) -> Option<Devid> {
+    let length = u64::try_from(length).unwrap_or(0);
     let hosts: Vec<i64> = on
         .iter()
         .filter_map(|&devid| Some(topology.device(devid)?.1.hostid))
@@ -361,6 +368,7 @@ fn next_device(topology: &Topology, on: &[Devid]) -> Option<Devid> {
     topology
         .own_devices()
         .filter(|(device, host)| device.may_write(host) && !on.contains(&device.devid))
+        .filter(|(device, _)| core.storage.room(device.devid) > length)
         .min_by_key(|(device, host)| (hosts.contains(&host.hostid), device.devid))
         .map(|(device, _)| device.devid)
 }

@@ -136,7 +136,7 @@ impl TrackerConfig {
             workers: 20,
             max_line: 8 << 20,
             upload_expiry: Duration::from_secs(3600),
-            delete_delay: Duration::from_secs(2),
+            delete_delay: Duration::from_secs(1),
             background_interval: Duration::from_secs(5),
             replication: true,
             grace: Duration::from_secs(5),

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use md5::{Digest, Md5};
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior};
+use rusqlite::{
+    Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior,
+};
 
 use super::PATIENCE;
 use crate::file::FileName;
@@ -154,7 +156,8 @@ pub(super) fn open(path: &Path) -> Result<Connection, OpenError> {
     };
     std::fs::create_dir_all(folder).map_err(|why| failed(why.to_string()))?;
     let end = Instant::now() + PATIENCE;
-    let mut connection = connect(path).map_err(|why| failed(why.to_string()))?;
+    let mut connection =
+        connect(path, OpenFlags::SQLITE_OPEN_CREATE).map_err(|why| failed(why.to_string()))?;
     // Going over to WAL takes the file for a moment, and SQLite does not wait with it when two begin at once.
     while let Err(why) = connection.pragma_update(None, "journal_mode", "WAL") {
         if !is_busy(&why) || Instant::now() > end {
@@ -211,13 +214,15 @@ fn make_tables(connection: &mut Connection) -> rusqlite::Result<Option<String>> 
 
 /// A connection that reads only.
 pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
-    let connection = connect(path)?;
+    let connection = connect(path, OpenFlags::empty())?;
     connection.pragma_update(None, "query_only", true)?;
     Ok(connection)
 }
 
-fn connect(path: &Path) -> rusqlite::Result<Connection> {
-    let connection = Connection::open(path)?;
+fn connect(path: &Path, making: OpenFlags) -> rusqlite::Result<Connection> {
+    // Each connection is used by one thread at a time, so SQLite needs no mutex of its own.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | making;
+    let connection = Connection::open_with_flags(path, flags)?;
     // Short: SQLite sleeps longer from try to try, and would starve beside a busy process. The writer tries
     // again by itself; a reader waits only while somebody recovers the log.
     connection.busy_timeout(Duration::from_millis(50))?;

@@ -3,7 +3,7 @@
 //! It keeps every value whole at its own timestamp and merges by [`Cell`](crate::file::Cell), as Cassandra would,
 //! although SQLite could do more: what runs on this ledger must run on the other.
 //!
-//! Owns: the file and its tables ([`file`]), one thread that writes ([`writer`]), a few connections that read.
+//! Owns: the file and its tables (`file`), one thread that writes (`writer`), a few connections that read.
 //! Always true: a write that returned `Ok` is on disk. Writes of one process that wait at the same time share a
 //! transaction and its sync; writes of several processes take turns. No read lasts longer than a page.
 //! Never here: waiting without limit. What takes longer than [`PATIENCE`] is `Unavailable`, and may still happen.

@@ -102,12 +102,10 @@ pub async fn create_open(request: &Request<'_>) -> Answer {
 
 /// Devices with room for `size` bytes in random order, at most one of each host.
 fn destinations(request: &Request<'_>, size: f64, count: usize) -> Vec<Devid> {
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "a comparison of sizes; nobody sees the last bits"
-    )]
     let has_room = |device: &Device| {
-        size <= 0.0 || request.core.storage.free_bytes(device.devid) as f64 > size
+        #[expect(clippy::cast_precision_loss, reason = "nobody sees the last bits")]
+        let room = request.core.storage.room(device.devid) as f64;
+        room > size.max(0.0)
     };
     let mut devices: Vec<(&Device, &Host)> = request
         .topology

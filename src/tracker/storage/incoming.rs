@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use super::sync_dir;
+use super::{sync_dir, usage_of};
 use crate::tracker::paths::{Devid, incoming_dir};
 
 /// Bytes on their way to a device. Dropped before [`finish`](Incoming::finish), they are gone.
@@ -27,8 +27,15 @@ impl Incoming {
         })
     }
 
-    /// Adds bytes.
+    /// Adds bytes, unless they would take what is kept free.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let folder = self.path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+        if usage_of(folder)?.room() < bytes.len() as u64 {
+            return Err(io::Error::new(
+                io::ErrorKind::StorageFull,
+                "the disk is full but for its reserve",
+            ));
+        }
         self.file.write_all(bytes)
     }
 

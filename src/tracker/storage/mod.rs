@@ -23,6 +23,10 @@ use crate::tracker::paths::{Devid, Fid, device_dir, fid_file, incoming_dir};
 /// As much as is read or copied at once.
 const CHUNK: usize = 256 << 10;
 
+/// Files leave so many bytes of a disk free, or an eighth of a small one. Deleting needs room in the
+/// database: a disk that files could fill to the last byte could not be emptied again.
+const RESERVE: u64 = 100 << 20;
+
 /// The folders of one tracker's devices.
 #[derive(Debug, Clone)]
 pub struct Storage {
@@ -63,23 +67,13 @@ impl Storage {
     /// How full the disk of a device is; none if that cannot be known.
     #[must_use]
     pub fn usage(&self, devid: Devid) -> Option<Usage> {
-        let stat = rustix::fs::statvfs(&device_dir(&self.root, devid)).ok()?;
-        let used = stat
-            .f_blocks
-            .saturating_sub(stat.f_bfree)
-            .saturating_mul(stat.f_frsize);
-        let available = stat.f_bavail.saturating_mul(stat.f_frsize);
-        Some(Usage {
-            total: used.saturating_add(available),
-            used,
-        })
+        usage_of(&device_dir(&self.root, devid)).ok()
     }
 
-    /// How many bytes more a device can take.
+    /// How many bytes more a device takes.
     #[must_use]
-    pub fn free_bytes(&self, devid: Devid) -> u64 {
-        self.usage(devid)
-            .map_or(0, |usage| usage.total - usage.used)
+    pub fn room(&self, devid: Devid) -> u64 {
+        self.usage(devid).map_or(0, Usage::room)
     }
 
     /// The length of a fid's file; none if there is no such file.
@@ -157,6 +151,25 @@ impl Storage {
         })
         .await
     }
+}
+
+impl Usage {
+    /// What is available but for the reserve.
+    fn room(self) -> u64 {
+        let reserve = RESERVE.min(self.total / 8);
+        (self.total - self.used).saturating_sub(reserve)
+    }
+}
+
+/// How full the disk of a folder is.
+fn usage_of(folder: &Path) -> io::Result<Usage> {
+    let stat = rustix::fs::statvfs(folder)?;
+    let used = stat.f_blocks.saturating_sub(stat.f_bfree);
+    let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+    Ok(Usage {
+        total: bytes(used).saturating_add(bytes(stat.f_bavail)),
+        used: bytes(used),
+    })
 }
 
 /// Opens a file that is no symbolic link.

@@ -81,6 +81,8 @@ impl Store {
         // The journal mode is kept in the file, so readers need not set it.
         writer.pragma_update(None, "journal_mode", "WAL")?;
         writer.pragma_update(None, "synchronous", "FULL")?;
+        // In pages: the log stays small enough for the room that storage leaves on a small disk.
+        writer.pragma_update(None, "wal_autocheckpoint", 250)?;
         schema::prepare(&writer, path)?;
         let (jobs, queue) = mpsc::channel::<Job>();
         std::thread::Builder::new()

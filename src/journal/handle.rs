@@ -1,0 +1,604 @@
+//! What the rest of the program holds of the journal: [`Journal`] and [`Intent`].
+//!
+//! Always true: an [`Intent`] in somebody's hands is on disk. One that is dropped without a word is lost, if it was
+//! handed out; if whoever asked for it had gone before, it did not happen.
+//! Bounded: [`QUEUE`] intents wait for the writer at a time and the others wait for their turn; outcomes never wait, and there are
+//! no more of them than intents that were handed out.
+//! The writer ends, and gives up the folder, when [`Journal::close`] says so or the last `Journal` and `Intent` are gone.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rusqlite::Connection;
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
+
+use super::folder::{Folder, said};
+use super::index::{Index, Table, Tags};
+use super::rows::{self, NewAnnouncement, NewEntry};
+use super::writer::{HandedIn, Request, Writer};
+use super::{
+    Announcement, By, Depth, Details, Entry, JournalError, Mutation, Outcome, Outgoing, Refused,
+    Standing,
+};
+use crate::config::JournalConfig;
+use crate::file::{Datacenter, FileName, NodeName};
+use crate::ledger::StreamId;
+use crate::locks::KeyGuard;
+use crate::version::{Clock, ClockAhead, MAX_AHEAD, Version, wall_clock};
+
+/// Intents that wait for the writer at a time; about what it writes in one tenth of a second.
+const QUEUE: usize = 4096;
+
+/// The journal of one process. Cheap to clone.
+#[derive(Clone)]
+pub struct Journal(Arc<Shared>);
+
+struct Shared {
+    core: Arc<Core>,
+    requests: mpsc::Sender<Request>,
+    turn: Arc<Semaphore>,
+    stream: StreamId,
+    read: Mutex<Connection>,
+    max_size: u64,
+}
+
+/// What the writer shares with the handles.
+pub struct Core {
+    pub index: Index,
+    pub clock: Arc<Clock>,
+    state: Mutex<State>,
+    last_number: AtomicU64,
+    pub confirmed: Confirmed,
+    work: Notify,
+    ended: watch::Sender<bool>,
+}
+
+/// Announcements that the ledger has, as far as their rows may still be there.
+#[derive(Default)]
+pub struct Confirmed(Mutex<BTreeSet<u64>>);
+
+impl Confirmed {
+    /// Takes them in. True if there were none: the writer has to be told then.
+    fn add(&self, ids: Vec<u64>) -> bool {
+        let mut confirmed = self.0.lock();
+        let first = confirmed.is_empty() && !ids.is_empty();
+        confirmed.extend(ids);
+        first
+    }
+
+    pub fn any(&self) -> bool {
+        !self.0.lock().is_empty()
+    }
+
+    pub fn all(&self) -> BTreeSet<u64> {
+        self.0.lock().clone()
+    }
+
+    /// Their rows are gone.
+    pub fn deleted(&self, ids: &BTreeSet<u64>) {
+        let mut confirmed = self.0.lock();
+        *confirmed = &*confirmed - ids;
+    }
+}
+
+/// Whether intents are taken.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum State {
+    /// They are.
+    Taking,
+    /// The last transaction failed for this reason. The next may succeed.
+    Ailing(String),
+    /// An fsync failed for this reason. Nothing is taken until the process starts anew.
+    Stopped(String),
+    /// The writer has ended.
+    Closed,
+}
+
+impl Core {
+    /// Changes the state, and says so in the log.
+    pub fn set_state(&self, new: State) {
+        let mut state = self.state.lock();
+        if *state == new || matches!(*state, State::Stopped(_)) {
+            return;
+        }
+        match (&*state, &new) {
+            (State::Taking, State::Ailing(why)) => tracing::error!(
+                "the journal cannot be written, and mutations are refused until it can: {why}"
+            ),
+            (State::Ailing(_), State::Taking) => {
+                tracing::info!("the journal can be written again");
+            }
+            (_, State::Stopped(why)) => tracing::error!(
+                "the disk has failed to keep what was written to the journal: {why}; mutations are refused from now on: \
+                 look at the disk, then restart this process, which goes on with what the disk has kept"
+            ),
+            _ => {}
+        }
+        *state = new;
+    }
+
+    pub fn stopped(&self) -> bool {
+        matches!(*self.state.lock(), State::Stopped(_))
+    }
+
+    /// Whether the last transaction failed.
+    pub fn ailing(&self) -> bool {
+        matches!(*self.state.lock(), State::Ailing(_))
+    }
+
+    pub fn why_unwritable(&self) -> String {
+        match &*self.state.lock() {
+            State::Taking => String::new(),
+            State::Ailing(why) => why.clone(),
+            State::Stopped(why) => format!("it stopped after {why}; restart the process"),
+            State::Closed => "it is closed".to_owned(),
+        }
+    }
+
+    pub fn set_last_number(&self, number: u64) {
+        self.last_number.store(number, Ordering::Release);
+    }
+
+    /// There is something to settle or deliver.
+    pub fn wake(&self) {
+        self.work.notify_waiters();
+        // Kept for whoever is not waiting just now.
+        self.work.notify_one();
+    }
+
+    pub fn ended(&self) {
+        self.set_state(State::Closed);
+        self.ended.send_replace(true);
+    }
+}
+
+impl Journal {
+    /// Opens or makes the journal in `config.path`. Entries left open by an earlier process become [`Outcome::Lost`].
+    /// Blocking: reads all that is there once.
+    pub fn open(
+        config: &JournalConfig,
+        datacenter: &Datacenter,
+        node: &NodeName,
+    ) -> Result<Journal, JournalError> {
+        let folder = Folder::open(&config.path, datacenter, node)?;
+        let index = Index::new();
+        folder.load(
+            |entry, weight| {
+                let open = entry.outcome != Some(Outcome::Happened);
+                let tags = index.tags(&entry.mutation.files());
+                index.add(
+                    Table::Entries,
+                    entry.seq,
+                    entry.version,
+                    open,
+                    &tags,
+                    weight,
+                );
+            },
+            |outgoing, weight| {
+                let tags = index.tags(&[&outgoing.announcement.file]);
+                let version = outgoing.announcement.version;
+                index.add(Table::Outbox, outgoing.id, version, false, &tags, weight);
+            },
+        )?;
+        let Folder {
+            write,
+            read,
+            lock,
+            stream,
+            counters,
+            ..
+        } = folder;
+        let core = Arc::new(Core {
+            index,
+            clock: Arc::new(Clock::new(counters.mark)),
+            state: Mutex::new(State::Taking),
+            last_number: AtomicU64::new(counters.number),
+            confirmed: Confirmed::default(),
+            work: Notify::new(),
+            ended: watch::Sender::new(false),
+        });
+        let (requests, queue) = mpsc::channel();
+        let writer = Writer::new(
+            write,
+            lock,
+            Arc::clone(&core),
+            queue,
+            config.max_size,
+            counters,
+        );
+        std::thread::Builder::new()
+            .name("journal".to_owned())
+            .spawn(move || writer.run())
+            .map_err(|why| JournalError::Open {
+                folder: config.path.display().to_string(),
+                why: format!("start its thread: {why}"),
+            })?;
+        Ok(Journal(Arc::new(Shared {
+            core,
+            requests,
+            turn: Arc::new(Semaphore::new(QUEUE)),
+            stream,
+            read: Mutex::new(read),
+            max_size: config.max_size,
+        })))
+    }
+
+    /// Writes what was handed in, and gives up the folder. From then on every intent is refused, and an
+    /// outcome counts as lost. Without it the same happens soon after the last handle is gone.
+    pub async fn close(self) {
+        let mut ended = self.0.core.ended.subscribe();
+        if self.0.requests.send(Request::Close).is_ok() {
+            let _writer_is_gone = ended.wait_for(|ended| *ended).await;
+        }
+    }
+
+    /// The clock, restored from the journal's mark.
+    pub fn clock(&self) -> &Arc<Clock> {
+        &self.0.core.clock
+    }
+
+    /// The stream that this journal's changes are numbered in.
+    pub fn stream(&self) -> &StreamId {
+        &self.0.stream
+    }
+
+    /// Stamps and writes an intent; durable when this returns. `guard` covers the mutation's files. Dropped before it
+    /// returns, nothing has happened.
+    ///
+    /// # Errors
+    /// [`Refused`]: nothing has happened, and the request must not be sent.
+    pub async fn intend(
+        &self,
+        guard: &KeyGuard,
+        by: By,
+        mutation: Mutation,
+    ) -> Result<Intent, Refused> {
+        let refused = |why: &str| Refused::Unwritable(why.to_owned());
+        if let Mutation::Rename { from, to } = &mutation
+            && from.domain != to.domain
+        {
+            return Err(refused("a rename stays in its domain"));
+        }
+        let files = mutation.files();
+        debug_assert!(
+            files.iter().all(|file| guard.covers(file)),
+            "an intent needs the locks of its keys"
+        );
+        let tags = self.0.core.index.tags(&files);
+        let details = match &mutation {
+            Mutation::Put { details, .. } => Some(details.clone()),
+            Mutation::Delete { .. } | Mutation::Rename { .. } | Mutation::SetClass { .. } => None,
+        };
+        let entry = NewEntry::new(by, mutation).map_err(|why| refused(&why.to_string()))?;
+        let turn = Arc::clone(&self.0.turn).acquire_owned();
+        let permit = turn.await.map_err(|_closed| refused("it is closed"))?;
+        let intent = Intent {
+            journal: self.clone(),
+            stage: Stage::New,
+            seq: 0,
+            version: Version::default(),
+            tags,
+            details,
+            weight: 0,
+        };
+        let (answer, answered) = oneshot::channel();
+        let request = Request::Intend {
+            entry,
+            intent,
+            answer,
+            permit,
+        };
+        if self.0.requests.send(request).is_err() {
+            return Err(refused(&self.0.core.why_unwritable()));
+        }
+        let mut intent = answered
+            .await
+            .map_err(|_writer_is_gone| refused("it is closed"))??;
+        intent.stage = Stage::Taken;
+        Ok(intent)
+    }
+
+    /// From memory: is there a newer or open local change of this file? An outcome shows here once it is
+    /// written, a few milliseconds after it was handed in.
+    pub fn standing(&self, file: &FileName) -> Standing {
+        self.0.core.index.standing(file)
+    }
+
+    /// From memory: how full it is. Whoever wants to say that everything up to the clock's mark is settled
+    /// reads the mark first and this afterwards.
+    pub fn depth(&self) -> Depth {
+        self.0.core.index.depth()
+    }
+
+    /// Whether intents are taken at the moment; else why not.
+    pub fn writable(&self) -> Result<(), Refused> {
+        let core = &self.0.core;
+        if *core.state.lock() != State::Taking {
+            return Err(Refused::Unwritable(core.why_unwritable()));
+        }
+        let bytes = core.index.bytes();
+        if bytes >= self.0.max_size {
+            return Err(Refused::Full { bytes });
+        }
+        let ahead = core.clock.mark().0.saturating_sub(wall_clock().0);
+        let ahead = Duration::from_micros(u64::try_from(ahead).unwrap_or_default());
+        if ahead >= MAX_AHEAD {
+            return Err(Refused::Clock(ClockAhead { ahead }));
+        }
+        Ok(())
+    }
+
+    /// The last number given to a change.
+    pub fn last_number(&self) -> u64 {
+        self.0.core.last_number.load(Ordering::Acquire)
+    }
+
+    /// Up to `limit` entries after `after`, in order.
+    pub async fn entries(&self, after: u64, limit: usize) -> Result<Vec<Entry>, JournalError> {
+        self.read("read entries of the journal", move |db| {
+            let query = format!(
+                "{} WHERE seq > ?1 ORDER BY seq LIMIT ?2",
+                rows::SELECT_ENTRIES
+            );
+            page(db, &query, after, limit, rows::read_entry)
+        })
+        .await
+    }
+
+    /// Replaces entries by what the ledger shall be told of them (possibly nothing), in this order, in one
+    /// transaction, and gives the changes their numbers. Durable when this returns. An entry that is
+    /// not there any more was replaced before, and is passed over.
+    pub async fn announce(
+        &self,
+        settled: Vec<(u64, Vec<Announcement>)>,
+    ) -> Result<(), JournalError> {
+        let doing = "write announcements to the journal";
+        let ready = |announcements: Vec<Announcement>| {
+            announcements
+                .into_iter()
+                .map(NewAnnouncement::new)
+                .collect::<Result<_, _>>()
+        };
+        let settled = settled
+            .into_iter()
+            .map(|(seq, announcements)| Ok((seq, ready(announcements)?)))
+            .collect::<Result<_, serde_json::Error>>()
+            .map_err(|why| JournalError::Failed {
+                doing,
+                why: why.to_string(),
+            })?;
+        self.ask(doing, |answer| Request::Announce { settled, answer })
+            .await
+    }
+
+    /// Up to `limit` of the outbox after `after`, in order.
+    pub async fn outgoing(&self, after: u64, limit: usize) -> Result<Vec<Outgoing>, JournalError> {
+        // Taken before the rows are read: whatever leaves it meanwhile has left the table already.
+        let confirmed = self.0.core.confirmed.all();
+        self.read("read the journal's outbox", move |db| {
+            let query = format!("{} WHERE id > ?1 ORDER BY id LIMIT ?2", rows::SELECT_OUTBOX);
+            let mut found = page(
+                db,
+                &query,
+                after,
+                limit + confirmed.len(),
+                rows::read_outgoing,
+            )?;
+            found.retain(|outgoing| !confirmed.contains(&outgoing.id));
+            found.truncate(limit);
+            Ok(found)
+        })
+        .await
+    }
+
+    /// What of one file is still in the outbox, in order.
+    pub async fn outgoing_of(&self, file: &FileName) -> Result<Vec<Announcement>, JournalError> {
+        let mut ids = self.0.core.index.outbox_of(file);
+        let confirmed = self.0.core.confirmed.all();
+        ids.retain(|id| !confirmed.contains(id));
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let file = file.clone();
+        self.read("read a file in the journal's outbox", move |db| {
+            let mut found = Vec::with_capacity(ids.len());
+            for id in ids {
+                let query = format!("{} WHERE id > ?1 ORDER BY id LIMIT ?2", rows::SELECT_OUTBOX);
+                let outgoing = page(db, &query, id - 1, 1, rows::read_outgoing)?;
+                // One that was confirmed meanwhile is not there, and two files may share a hash.
+                let ours =
+                    |outgoing: &Outgoing| outgoing.id == id && outgoing.announcement.file == file;
+                found.extend(outgoing.into_iter().filter(ours).map(|o| o.announcement));
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    /// Forgets announcements that the ledger has: none is read again. Never waits: they leave the tables with the
+    /// next commit, and after a kill before that they are read, and delivered, once more, which is harmless.
+    ///
+    /// # Errors
+    /// If the journal is closed.
+    pub async fn confirm(&self, ids: Vec<u64>) -> Result<(), JournalError> {
+        if self.0.core.confirmed.add(ids) {
+            let told = self.0.requests.send(Request::Confirmed);
+            told.map_err(|_closed| JournalError::Failed {
+                doing: "delete confirmed announcements from the journal",
+                why: self.0.core.why_unwritable(),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Waits until there may be new work to settle or deliver, or `limit` has passed. Made for one who waits: of
+    /// several, one that was busy may hear of it only at its limit.
+    pub async fn wait_for_work(&self, limit: Duration) {
+        let _either_way = tokio::time::timeout(limit, self.0.core.work.notified()).await;
+    }
+
+    async fn ask(
+        &self,
+        doing: &'static str,
+        request: impl FnOnce(oneshot::Sender<Result<(), JournalError>>) -> Request,
+    ) -> Result<(), JournalError> {
+        let failed = || JournalError::Failed {
+            doing,
+            why: self.0.core.why_unwritable(),
+        };
+        let (answer, answered) = oneshot::channel();
+        self.0
+            .requests
+            .send(request(answer))
+            .map_err(|_closed| failed())?;
+        answered.await.map_err(|_writer_is_gone| failed())?
+    }
+
+    /// Reads on a connection of its own, off the runtime's threads.
+    async fn read<T: Send + 'static>(
+        &self,
+        doing: &'static str,
+        read: impl FnOnce(&Connection) -> Result<T, ReadError> + Send + 'static,
+    ) -> Result<T, JournalError> {
+        let shared = Arc::clone(&self.0);
+        let read = tokio::task::spawn_blocking(move || read(&shared.read.lock()));
+        let failed = |why: String| JournalError::Failed { doing, why };
+        match read.await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(ReadError::Journal(why))) => Err(why),
+            Ok(Err(ReadError::Sqlite(why))) => Err(failed(said(&why))),
+            Err(why) => Err(failed(why.to_string())),
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ReadError {
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error(transparent)]
+    Sqlite(#[from] rusqlite::Error),
+}
+
+fn page<T>(
+    db: &Connection,
+    query: &str,
+    after: u64,
+    limit: usize,
+    read: impl Fn(&rusqlite::Row<'_>) -> Result<(T, u32), JournalError>,
+) -> Result<Vec<T>, ReadError> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let mut select = db.prepare_cached(query)?;
+    let mut found = select.query([i64::try_from(after).unwrap_or(i64::MAX), limit])?;
+    let mut values = Vec::new();
+    while let Some(row) = found.next()? {
+        values.push(read(row)?.0);
+    }
+    Ok(values)
+}
+
+/// An intent that is on disk: the permission to send the request, and the duty to say what became of it.
+#[must_use = "an intent that is dropped counts as lost, and the tracker has to be asked"]
+pub struct Intent {
+    journal: Journal,
+    stage: Stage,
+    seq: u64,
+    version: Version,
+    tags: Tags,
+    /// Of a put: what its row holds.
+    details: Option<Details>,
+    weight: u32,
+}
+
+/// How far an intent has come: what its end means if nobody says anything.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    /// Not in the journal.
+    New,
+    /// In the journal, or in the commit that is being made, and in nobody's hands: no request can have been sent.
+    Written,
+    /// In somebody's hands.
+    Taken,
+    /// Its outcome was handed in.
+    Told,
+}
+
+impl Intent {
+    /// The final version.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Says what became of it. Never waits.
+    pub fn outcome(mut self, outcome: Outcome) {
+        self.tell(outcome, None);
+    }
+
+    /// As [`Self::outcome`] with [`Outcome::Happened`], adding what was learned of the bytes meanwhile.
+    pub fn happened_with(mut self, details: Details) {
+        let merged = self.details.take().map(|before| {
+            let merged = Details {
+                class: details.class.or_else(|| before.class.clone()),
+                size: details.size.or(before.size),
+                checksum: details.checksum.or_else(|| before.checksum.clone()),
+            };
+            self.weight -= rows::weigh_details(&before);
+            self.weight += rows::weigh_details(&merged);
+            merged
+        });
+        self.tell(Outcome::Happened, merged);
+    }
+
+    fn tell(&mut self, outcome: Outcome, details: Option<Details>) {
+        self.stage = Stage::Told;
+        let handed_in = HandedIn {
+            seq: self.seq,
+            tags: std::mem::take(&mut self.tags),
+            outcome,
+            lost_at: (outcome == Outcome::Lost).then(|| wall_clock().0),
+            details,
+            weight: self.weight,
+        };
+        // Where the writer is gone the next start finds it without an outcome, and asks the tracker.
+        let _writer_is_gone = self.journal.0.requests.send(Request::Outcome(handed_in));
+    }
+
+    pub(super) fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    pub(super) fn tags(&self) -> &Tags {
+        &self.tags
+    }
+
+    /// The writer gives it its place.
+    pub(super) fn stamp(&mut self, seq: u64, version: Version, weight: u32) {
+        self.stage = Stage::Written;
+        (self.seq, self.version, self.weight) = (seq, version, weight);
+    }
+
+    /// The writer could not write it; returns the place that it was to have.
+    pub(super) fn unstamp(&mut self) -> Option<u64> {
+        let stamped = self.stage == Stage::Written;
+        self.stage = Stage::New;
+        stamped.then_some(self.seq)
+    }
+}
+
+impl Drop for Intent {
+    fn drop(&mut self) {
+        match self.stage {
+            Stage::New | Stage::Told => {}
+            Stage::Written => self.tell(Outcome::DidNotHappen, None),
+            Stage::Taken => {
+                tracing::debug!(version = %self.version, "an intent was dropped without an outcome");
+                self.tell(Outcome::Lost, None);
+            }
+        }
+    }
+}

@@ -1,0 +1,560 @@
+//! The one thread that writes: it takes all that waits, makes one transaction of it, and answers everybody.
+//!
+//! Always true: requests take effect in the order in which they came, so an outcome that was handed in before
+//! the next intent of its key is in the same commit or an earlier one. An intent is answered after the
+//! commit's fsync. What was answered with a refusal is not in the tables, but for a failed fsync.
+//! A transaction that fails is rolled back: its intents are refused, its announcements are left to the caller to repeat, and
+//! outcomes and confirmations, which nobody would repeat, are kept (an intent has one outcome and an announcement
+//! one confirmation, so they are no more than the rows that there are) and go with the next one that succeeds.
+//! After a failed fsync the kernel may have dropped what it was to write, and another fsync would lie: nothing is
+//! taken any more until the process starts anew and reads what the disk has.
+//! Killed in the middle: SQLite's write-ahead log has the transaction or has not.
+
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, ffi};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::folder::{Counters, said};
+use super::handle::{Core, Intent, State};
+use super::index::{Table, Tags};
+use super::rows::{self, NewAnnouncement, NewEntry};
+use super::{Details, JournalError, Outcome, Refused};
+use crate::version::Version;
+
+/// How long an outcome waits for a commit of somebody else's before it gets its own.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// How often an ailing journal is tried when nobody else tries it.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Requests in one transaction: bounds the wait of the first for the last, far above what one fsync's time brings.
+const BATCH: usize = 4096;
+
+/// Pages in the write-ahead log from which on it is copied into the file. More make checkpoints rarer and each
+/// longer; 2,000 pages of 4 KiB are copied in a few milliseconds.
+const CHECKPOINT: i32 = 2_000;
+
+/// Pages in the log that somebody must look at: 256 MiB.
+const LONG_LOG: i32 = 65_536;
+
+/// What callers ask of the writer.
+pub enum Request {
+    /// Write an intent, durably.
+    Intend {
+        entry: NewEntry,
+        intent: Intent,
+        answer: oneshot::Sender<Result<Intent, Refused>>,
+        /// Bounds how many wait here.
+        permit: OwnedSemaphorePermit,
+    },
+    /// Note what became of one.
+    Outcome(HandedIn),
+    /// Replace entries by announcements, durably.
+    Announce {
+        settled: Vec<(u64, Vec<NewAnnouncement>)>,
+        answer: oneshot::Sender<Result<(), JournalError>>,
+    },
+    /// There are confirmed announcements to delete.
+    Confirmed,
+    /// Write what waits, and end.
+    Close,
+}
+
+/// An outcome on its way into its row.
+pub struct HandedIn {
+    pub seq: u64,
+    pub tags: Tags,
+    pub outcome: Outcome,
+    pub lost_at: Option<i64>,
+    /// All that is known of a put's bytes now, if that is more than before.
+    pub details: Option<Details>,
+    /// What the row counts for with that.
+    pub weight: u32,
+}
+
+/// An intent with its number and version, not yet written.
+struct Stamped {
+    entry: NewEntry,
+    intent: Intent,
+    answer: oneshot::Sender<Result<Intent, Refused>>,
+    /// Given back with the answer.
+    _permit: OwnedSemaphorePermit,
+}
+
+/// What goes into a transaction in the order in which it came.
+enum Work {
+    Intend(Stamped),
+    Outcome(HandedIn),
+    Announce {
+        settled: Vec<(u64, Vec<NewAnnouncement>)>,
+        answer: oneshot::Sender<Result<(), JournalError>>,
+    },
+}
+
+/// What a transaction does to the index when it has succeeded.
+enum Effect {
+    Outcome {
+        seq: u64,
+        tags: Tags,
+        open: bool,
+        weight: u32,
+    },
+    Gone(Table, u64, Tags),
+    Announced {
+        id: u64,
+        version: Version,
+        tag: u64,
+        weight: u32,
+    },
+}
+
+/// The writer thread's own.
+pub struct Writer {
+    db: Connection,
+    core: Arc<Core>,
+    requests: Receiver<Request>,
+    max_size: u64,
+    counters: Counters,
+    /// Taken from the queue, not yet written, in order.
+    waiting: Vec<Work>,
+    checkpoint_at: i32,
+    /// Given up with the thread.
+    _lock: File,
+    /// Last, since fields are dropped in order: whoever waits for the end finds the folder free.
+    _ended: Ended,
+}
+
+/// Says at the thread's end, also after a panic, that nobody writes any more.
+struct Ended(Arc<Core>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.ended();
+    }
+}
+
+thread_local! {
+    /// Pages in the write-ahead log after this thread's last commit.
+    static LOG: Cell<i32> = const { Cell::new(0) };
+}
+
+/// Why [`Writer::receive`] came back.
+#[derive(PartialEq, Eq)]
+enum Received {
+    Something,
+    NoMore,
+}
+
+impl Writer {
+    pub fn new(
+        db: Connection,
+        lock: File,
+        core: Arc<Core>,
+        requests: Receiver<Request>,
+        max_size: u64,
+        counters: Counters,
+    ) -> Self {
+        Self {
+            db,
+            _ended: Ended(Arc::clone(&core)),
+            core,
+            requests,
+            max_size,
+            counters,
+            waiting: Vec::new(),
+            checkpoint_at: CHECKPOINT,
+            _lock: lock,
+        }
+    }
+
+    /// Runs until the journal is closed or its last handle is gone.
+    pub fn run(mut self) {
+        self.db.wal_hook(Some(|_, pages| {
+            LOG.set(pages);
+            Ok(())
+        }));
+        loop {
+            let received = self.receive();
+            self.commit();
+            if received == Received::NoMore {
+                break;
+            }
+        }
+        if !self.waiting.is_empty() {
+            tracing::warn!(
+                outcomes = self.waiting.len(),
+                "the journal ends without these outcomes, since it cannot be written; the next start asks the tracker"
+            );
+        }
+        if !self.core.stopped() {
+            // Leaves the operator one file to look at. All is durable without it.
+            self.checkpoint("PRAGMA wal_checkpoint(TRUNCATE)");
+        }
+    }
+
+    /// Waits for requests and takes all there are.
+    fn receive(&mut self) -> Received {
+        let mut limit = self.core.ailing().then(|| Instant::now() + RETRY);
+        let mut urgent = false;
+        loop {
+            while self.waiting.len() < BATCH {
+                match self.requests.try_recv() {
+                    Ok(Request::Close) | Err(TryRecvError::Disconnected) => {
+                        return Received::NoMore;
+                    }
+                    Ok(request) => urgent |= self.take(request),
+                    Err(TryRecvError::Empty) => break,
+                }
+            }
+            let full = self.waiting.len() >= BATCH && !self.core.ailing();
+            if urgent || full {
+                return Received::Something;
+            }
+            let lazy = !self.waiting.is_empty() || self.core.confirmed.any();
+            if limit.is_none() && lazy && !self.core.stopped() {
+                limit = Some(Instant::now() + PAUSE);
+            }
+            let next = match limit {
+                None => self
+                    .requests
+                    .recv()
+                    .map_err(|_gone| RecvTimeoutError::Disconnected),
+                Some(limit) => self
+                    .requests
+                    .recv_timeout(limit.saturating_duration_since(Instant::now())),
+            };
+            match next {
+                Ok(Request::Close) | Err(RecvTimeoutError::Disconnected) => {
+                    return Received::NoMore;
+                }
+                Ok(request) => urgent |= self.take(request),
+                Err(RecvTimeoutError::Timeout) => return Received::Something,
+            }
+        }
+    }
+
+    /// Puts a request where it belongs. True if somebody waits for its commit.
+    fn take(&mut self, request: Request) -> bool {
+        match request {
+            Request::Intend {
+                entry,
+                intent,
+                answer,
+                permit,
+            } => {
+                // Whoever has gone has released its lock, and must not be found in the journal later.
+                if !answer.is_closed() {
+                    self.waiting.push(Work::Intend(Stamped {
+                        entry,
+                        intent,
+                        answer,
+                        _permit: permit,
+                    }));
+                }
+            }
+            Request::Outcome(handed_in) => {
+                if !self.core.stopped() {
+                    self.waiting.push(Work::Outcome(handed_in));
+                }
+                return false;
+            }
+            Request::Announce { settled, answer } => {
+                self.waiting.push(Work::Announce { settled, answer });
+            }
+            Request::Confirmed | Request::Close => return false,
+        }
+        true
+    }
+
+    /// One transaction for all that waits, and the answers.
+    fn commit(&mut self) {
+        if self.core.stopped() {
+            return self.refuse(&self.core.why_unwritable());
+        }
+        let after = self.stamp();
+        let confirmed = self.core.confirmed.all();
+        if self.waiting.is_empty() && confirmed.is_empty() && !self.core.ailing() {
+            return;
+        }
+        let mut tried = self.write(after, &confirmed);
+        if tried.as_ref().is_err_and(|why| !is_lost_sync(why)) && LOG.get() > 0 {
+            // Where there is no room for the log to grow there may be room to start it anew.
+            if self.checkpoint("PRAGMA wal_checkpoint(PASSIVE)") && !self.core.stopped() {
+                tried = self.write(after, &confirmed);
+            }
+        }
+        match tried {
+            Ok((effects, after)) => {
+                self.committed(effects, after);
+                self.core.confirmed.deleted(&confirmed);
+            }
+            Err(why) => self.failed(&why),
+        }
+        if LOG.get() >= self.checkpoint_at && !self.core.ailing() {
+            self.checkpoint("PRAGMA wal_checkpoint(PASSIVE)");
+        }
+    }
+
+    /// Gives every waiting intent its place and version, or refuses it. Returns where the counters then stand.
+    fn stamp(&mut self) -> Counters {
+        let mut after = self.counters;
+        let mut stamped = 0;
+        for work in std::mem::take(&mut self.waiting) {
+            let Work::Intend(mut new) = work else {
+                self.waiting.push(work);
+                continue;
+            };
+            let bytes = self.core.index.bytes();
+            if bytes >= self.max_size {
+                let _gone = new.answer.send(Err(Refused::Full { bytes }));
+                continue;
+            }
+            let weight = new.entry.weight();
+            let tags = new.intent.tags();
+            match self
+                .core
+                .index
+                .stamp(&self.core.clock, after.seq + 1, tags, weight)
+            {
+                Ok(version) => {
+                    after.seq += 1;
+                    stamped += 1;
+                    new.intent.stamp(after.seq, version, weight);
+                    self.waiting.push(Work::Intend(new));
+                }
+                Err(ahead) => {
+                    let _gone = new.answer.send(Err(Refused::Clock(ahead)));
+                }
+            }
+        }
+        if stamped > 0 || self.core.ailing() {
+            after.mark = self.core.clock.mark().max(after.mark);
+        }
+        after
+    }
+
+    /// The transaction. What it does in memory is for the caller to do when it has succeeded.
+    fn write(
+        &self,
+        mut after: Counters,
+        confirmed: &BTreeSet<u64>,
+    ) -> rusqlite::Result<(Vec<Effect>, Counters)> {
+        fail::fail_point!("journal::write", |code| Err(injected(code)));
+        let transaction = self.db.unchecked_transaction()?;
+        let mut effects = Vec::with_capacity(self.waiting.len());
+        for work in &self.waiting {
+            match work {
+                Work::Intend(Stamped { entry, intent, .. }) => {
+                    entry.insert(&self.db, intent.seq(), intent.version())?;
+                }
+                Work::Outcome(handed_in) => effects.push(self.note(handed_in)?),
+                Work::Announce { settled, .. } => {
+                    for (seq, announcements) in settled {
+                        self.announce(*seq, announcements, &mut after, &mut effects)?;
+                    }
+                }
+            }
+        }
+        for id in confirmed {
+            if let Some(file) = rows::delete_outgoing(&self.db, *id)? {
+                let tags = self.core.index.tags(&[&file]);
+                effects.push(Effect::Gone(Table::Outbox, *id, tags));
+            }
+        }
+        after.save(&self.db, &self.counters)?;
+        transaction.commit()?;
+        fail::fail_point!("journal::sync", |code| Err(injected(code)));
+        Ok((effects, after))
+    }
+
+    fn note(&self, handed_in: &HandedIn) -> rusqlite::Result<Effect> {
+        let HandedIn {
+            seq,
+            tags,
+            outcome,
+            lost_at,
+            details,
+            weight,
+        } = handed_in;
+        if *outcome == Outcome::DidNotHappen {
+            rows::delete_entry(&self.db, *seq)?;
+            return Ok(Effect::Gone(Table::Entries, *seq, tags.clone()));
+        }
+        rows::set_outcome(&self.db, *seq, *outcome, *lost_at, details.as_ref())?;
+        Ok(Effect::Outcome {
+            seq: *seq,
+            tags: tags.clone(),
+            open: *outcome != Outcome::Happened,
+            weight: *weight,
+        })
+    }
+
+    fn announce(
+        &self,
+        seq: u64,
+        announcements: &[NewAnnouncement],
+        after: &mut Counters,
+        effects: &mut Vec<Effect>,
+    ) -> rusqlite::Result<()> {
+        let Some(files) = rows::delete_entry(&self.db, seq)? else {
+            // Announced before: what it was to say has its numbers already.
+            tracing::debug!(seq, "an entry is announced a second time; once is enough");
+            return Ok(());
+        };
+        let files: Vec<_> = files.iter().collect();
+        let tags = self.core.index.tags(&files);
+        effects.push(Effect::Gone(Table::Entries, seq, tags));
+        for announcement in announcements {
+            after.id += 1;
+            let number = announcement.change.then(|| {
+                after.number += 1;
+                after.number
+            });
+            announcement.insert(&self.db, after.id, number)?;
+            effects.push(Effect::Announced {
+                id: after.id,
+                version: announcement.version,
+                tag: self.core.index.tag(&announcement.file),
+                weight: announcement.weight(),
+            });
+        }
+        Ok(())
+    }
+
+    fn committed(&mut self, effects: Vec<Effect>, after: Counters) {
+        self.counters = after;
+        self.core.set_last_number(after.number);
+        let mut work_to_do = false;
+        for effect in effects {
+            match effect {
+                Effect::Outcome {
+                    seq,
+                    tags,
+                    open,
+                    weight,
+                } => {
+                    self.core.index.set_outcome(seq, &tags, open, weight);
+                    work_to_do = true;
+                }
+                Effect::Gone(table, number, tags) => self.core.index.remove(table, number, &tags),
+                Effect::Announced {
+                    id,
+                    version,
+                    tag,
+                    weight,
+                } => {
+                    let tags = Tags::from_slice(&[tag]);
+                    self.core
+                        .index
+                        .add(Table::Outbox, id, version, false, &tags, weight);
+                    work_to_do = true;
+                }
+            }
+        }
+        self.core.set_state(State::Taking);
+        for work in self.waiting.drain(..) {
+            match work {
+                Work::Intend(Stamped { intent, answer, .. }) => {
+                    // One that nobody takes any more says by itself that it did not happen.
+                    let _gone = answer.send(Ok(intent));
+                }
+                Work::Announce { answer, .. } => {
+                    let _gone = answer.send(Ok(()));
+                }
+                Work::Outcome(_) => {}
+            }
+        }
+        if work_to_do {
+            self.core.wake();
+        }
+    }
+
+    fn failed(&mut self, why: &rusqlite::Error) {
+        if is_lost_sync(why) {
+            self.stop(why);
+        } else {
+            self.core.set_state(State::Ailing(said(why)));
+        }
+        self.refuse(&said(why));
+    }
+
+    /// Answers everybody that it did not work; keeps what nobody would repeat.
+    fn refuse(&mut self, why: &str) {
+        let stopped = self.core.stopped();
+        for work in std::mem::take(&mut self.waiting) {
+            match work {
+                Work::Intend(Stamped {
+                    mut intent, answer, ..
+                }) => {
+                    if let Some(seq) = intent.unstamp() {
+                        self.core.index.remove(Table::Entries, seq, intent.tags());
+                    }
+                    let _gone = answer.send(Err(Refused::Unwritable(why.to_owned())));
+                }
+                Work::Announce { answer, .. } => {
+                    let _gone = answer.send(Err(JournalError::Failed {
+                        doing: "write announcements to the journal",
+                        why: why.to_owned(),
+                    }));
+                }
+                Work::Outcome(_) if stopped => {}
+                Work::Outcome(handed_in) => self.waiting.push(Work::Outcome(handed_in)),
+            }
+        }
+    }
+
+    /// Copies the log into the file, so that the log can begin anew. True if all of it was copied.
+    fn checkpoint(&mut self, pragma: &str) -> bool {
+        let done = self.db.query_row(pragma, [], |row| {
+            Ok((row.get::<_, i32>(1)?, row.get::<_, i32>(2)?))
+        });
+        match done {
+            Ok((pages, copied)) => {
+                let all = pages == copied;
+                self.checkpoint_at = CHECKPOINT + if all { 0 } else { pages };
+                if !all && pages > LONG_LOG {
+                    tracing::warn!(
+                        pages,
+                        "the journal's write-ahead log grows, since somebody reads it without an end; is an sqlite3 tool open on it?"
+                    );
+                }
+                all
+            }
+            Err(why) if is_lost_sync(&why) => {
+                self.stop(&why);
+                false
+            }
+            Err(why) => {
+                tracing::debug!("copy the journal's log into its file: {}", said(&why));
+                self.checkpoint_at = LOG.get() + CHECKPOINT;
+                false
+            }
+        }
+    }
+
+    fn stop(&self, why: &rusqlite::Error) {
+        self.core.set_state(State::Stopped(said(why)));
+    }
+}
+
+/// Whether an fsync failed, after which nothing that the kernel says of these files can be trusted.
+fn is_lost_sync(why: &rusqlite::Error) -> bool {
+    matches!(
+        why,
+        rusqlite::Error::SqliteFailure(code, _)
+            if matches!(code.extended_code, ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC)
+    )
+}
+
+/// The error that a test asks for by its number; a full disk if it gives none.
+#[allow(dead_code, reason = "only tests have failpoints")]
+fn injected(code: Option<String>) -> rusqlite::Error {
+    let code = code.and_then(|code| code.parse().ok());
+    rusqlite::Error::SqliteFailure(ffi::Error::new(code.unwrap_or(ffi::SQLITE_FULL)), None)
+}
