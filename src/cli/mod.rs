@@ -94,6 +94,9 @@ pub enum Command {
     Status(ask::Status),
 
     /// Look at one file
+    ///
+    /// Asks the HTTP API of a datacenter what the ledger knows of it, and so gets the same answer in all of
+    /// them. Keys are given as clients give them.
     #[command(subcommand, arg_required_else_help = true)]
     File(ask::File),
 
