@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use clap::Args;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::paint::{bad, faint, good, grouped, plain, say, strong, waiting};
+use super::paint::{bad, bytes, faint, good, plain, say, strong, waiting};
 use super::{Failure, runtime, signals};
 use crate::demo::{DOMAIN, Demo, MOST_OFFSET, Site, default_dir, sites};
 use crate::events::{Event, Events, What};
@@ -110,10 +110,6 @@ fn tell(event: &Event) {
     let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
     let clock = now.get(11..19).unwrap_or_default();
     let place = event.datacenter.as_str();
-    let bytes = |size: u64| match size {
-        1 => "1 byte".to_owned(),
-        size => format!("{} bytes", grouped(size)),
-    };
     let (verb, more) = match &event.what {
         What::Stored { size } => (strong("stored".to_owned()), bytes(*size)),
         What::Deleted => (strong("deleted".to_owned()), String::new()),
@@ -163,11 +159,12 @@ fn tell(event: &Event) {
         name(&event.file.domain.bytes()),
         name(&event.file.key.bytes())
     );
-    say!(
+    let line = format!(
         "{} {place}  {verb:<18} {}  {more}",
         faint(clock),
         strong(file)
     );
+    say!("{}", line.trim_end());
 }
 
 /// A name for people: as it is where it is text.

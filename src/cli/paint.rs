@@ -75,6 +75,14 @@ pub(crate) fn grouped(number: u64) -> String {
     out
 }
 
+/// A number of bytes, as in "1,234 bytes".
+pub(crate) fn bytes(number: u64) -> String {
+    match number {
+        1 => "1 byte".to_owned(),
+        number => format!("{} bytes", grouped(number)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::cli::paint::{bad, faint, good, grouped, plain, say, strong, waiting};
+use crate::cli::paint::{bad, bytes, faint, good, grouped, plain, say, strong, waiting};
 
 pub(super) fn status(answer: &Value) {
     let proved = answer["proved_at"].as_str();
@@ -47,20 +47,43 @@ fn journal(journal: &Value) -> String {
     )
 }
 
-/// Whatever a part says of itself, a line for each of its members.
+/// Whatever a part says of itself: a line for each of its workers, and for each of its figures.
 fn part(name: &str, said: &Value) {
-    let Some(members) = said.as_object() else {
-        return;
-    };
     let mut name = name;
-    for (member, value) in members {
-        let value = match value {
-            Value::Number(number) => number.as_u64().map_or(number.to_string(), grouped),
-            other => text(other),
-        };
-        row(name, format_args!("{} {value}", faint(plain(member))));
-        name = "";
+    let mut line = |text: String| row(std::mem::take(&mut name), text);
+    for worker in said["workers"].as_array().into_iter().flatten() {
+        line(describe_worker(worker));
     }
+    for (member, value) in said.as_object().into_iter().flatten() {
+        let value = match value {
+            // A time among the counts.
+            Value::Number(_) if member == "caught_up" => time(value),
+            Value::Number(number) => number.as_u64().map_or(number.to_string(), grouped),
+            Value::String(_) | Value::Bool(_) => text(value),
+            // Lists and objects are for --json.
+            Value::Array(_) | Value::Object(_) | Value::Null => continue,
+        };
+        line(format!(
+            "{} {value}",
+            faint(plain(&member.replace('_', " ")))
+        ));
+    }
+}
+
+fn describe_worker(worker: &Value) -> String {
+    let figure = |key: &str| worker[key].as_u64().map(grouped).unwrap_or_default();
+    let mut said = format!(
+        "{} {}, {} done, {} failed",
+        strong(text(&worker["name"])),
+        text(&worker["state"]),
+        figure("done"),
+        figure("failed")
+    );
+    let last_error = &worker["last_error"];
+    if let Some(why) = last_error["error"].as_str() {
+        said.push_str(&format!("; {}", bad(plain(why))));
+    }
+    said
 }
 
 pub(super) fn file(answer: &Value) {
@@ -79,7 +102,7 @@ pub(super) fn file(answer: &Value) {
             };
             row(
                 "stored",
-                format_args!("{}{class}, {} bytes", origin(head), grouped(size)),
+                format_args!("{}{class}, {}", origin(head), bytes(size)),
             );
             if let Some(checksum) = head["checksum"].as_str() {
                 row("", plain(checksum));
