@@ -262,3 +262,25 @@ fn a_tracker_stops_when_a_client_says_shutdown() {
     let _closed_somehow = stream.read_to_end(&mut rest);
     assert_eq!(child.ends_with(), Some(0));
 }
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut child, address) = tracker(folder.path());
+    // A request that keeps the tracker from ending by itself.
+    let mut busy = TcpStream::connect(address).unwrap();
+    busy.write_all(b"sleep duration=30\r\n").unwrap();
+    assert!(request(address, "noop").starts_with("OK"));
+    child.signal(libc::SIGTERM);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while TcpStream::connect(address).is_ok() {
+        assert!(Instant::now() < deadline, "it still accepts");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(
+        child.0.try_wait().unwrap().is_none(),
+        "it did not wait for the request"
+    );
+    child.signal(libc::SIGTERM);
+    assert_eq!(child.ends_with(), Some(128 + libc::SIGTERM));
+}
