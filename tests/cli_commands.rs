@@ -1,5 +1,7 @@
 //! The command line as a person meets it: help, exit codes, the log, `tracker`, and a demo that cannot start.
 
+#![allow(clippy::unwrap_used, reason = "what panics in a test has failed it")]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;

@@ -1,5 +1,7 @@
 //! `phylactery demo` as a new user meets it: the two lines that it prints to try are run as they are printed.
 
+#![allow(clippy::unwrap_used, reason = "what panics in a test has failed it")]
+
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::Path;

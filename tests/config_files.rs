@@ -3,6 +3,8 @@
 //! Beside each bad file, `NAME.expected` has every line that the program says. After a change of words on
 //! purpose, write them anew with `WRITE_EXPECTED=1 cargo test --test config_files` and read the difference.
 
+#![allow(clippy::unwrap_used, reason = "what panics in a test has failed it")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
