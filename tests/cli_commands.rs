@@ -99,6 +99,7 @@ fn a_wrong_command_line_ends_with_64() {
         &["run", "--config"],
         &["file", "show", "demo"],
         &["file", "show", "demo", ""],
+        &["file", "show", "demo", ".."],
         &["demo", "--port-offset", "60000"],
         &["demo", "--port-offset", "-1"],
         &["tracker", "--dir", "/nowhere", "--listen", "here"],

@@ -83,6 +83,16 @@ pub(super) fn file(arguments: Show) -> Result<(), Failure> {
     if domain.is_empty() || key.is_empty() {
         return Err(Failure::Usage("a domain or key is never empty".to_owned()));
     }
+    // However they are encoded, URLs take these two for steps through folders.
+    if [".", ".."].iter().any(|dots| arguments.key == *dots) {
+        return Err(Failure::Usage(format!(
+            "the key {} cannot stand in a URL as other programs read them; ask with \
+             `curl --path-as-is {}/v1/files/{domain}/{}`",
+            arguments.key.display(),
+            arguments.asking.api.trim_end_matches('/'),
+            arguments.key.display()
+        )));
+    }
     let path = format!("v1/files/{domain}/{key}");
     arguments.asking.ask(&path, show::file)
 }

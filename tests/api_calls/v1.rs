@@ -127,6 +127,18 @@ async fn keys_are_any_bytes() {
         );
         assert_eq!(answer["escaped"], Value::Null, "{encoded}");
     }
+    // A client that does not clean up paths may ask for these too.
+    for dots in [".", ".."] {
+        site.stored(&file(dots.as_bytes())).await;
+        let curl = tokio::process::Command::new("curl")
+            .args(["-sS", "--noproxy", "*", "--path-as-is"])
+            .arg(site.url(&format!("/v1/files/photos/{dots}")))
+            .output()
+            .await
+            .unwrap();
+        let answer: Value = serde_json::from_slice(&curl.stdout).unwrap();
+        assert_eq!(answer["key"], dots);
+    }
     // What is no text is told in the tracker's escaping, and that it is.
     site.stored(&file(b"\xff\xfe x")).await;
     let (status, answer) = site.get("/v1/files/photos/%FF%FE%20x").await;
