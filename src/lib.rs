@@ -13,6 +13,7 @@ pub mod ledger;
 pub mod locks;
 pub mod node;
 pub mod placement;
+pub mod repair;
 pub mod tracker;
 pub mod trackers;
 pub mod version;
