@@ -125,7 +125,11 @@ impl Thread {
     }
 
     /// Runs until a stop; gives the number of sessions that were cut off.
-    pub(super) async fn run(self: Rc<Self>, listeners: Vec<std::net::TcpListener>, mut stop: Stop) -> usize {
+    pub(super) async fn run(
+        self: Rc<Self>,
+        listeners: Vec<std::net::TcpListener>,
+        mut stop: Stop,
+    ) -> usize {
         let mut accepting = Vec::new();
         for listener in listeners {
             match TcpListener::from_std(listener) {
@@ -148,7 +152,12 @@ impl Thread {
         for accepting in accepting {
             accepting.abort();
         }
-        let sleeping: Vec<Waker> = self.sessions.borrow().iter().map(|(_, waker)| waker.clone()).collect();
+        let sleeping: Vec<Waker> = self
+            .sessions
+            .borrow()
+            .iter()
+            .map(|(_, waker)| waker.clone())
+            .collect();
         for waker in sleeping {
             waker.wake();
         }

@@ -191,7 +191,9 @@ async fn ask_version(stream: &mut TcpStream) -> io::Result<()> {
         let mut some = [0; 256];
         let read = stream.read(&mut some).await?;
         if read == 0 || answer.len() > 4096 {
-            return Err(io::Error::other("answers !version in a way that is not understood"));
+            return Err(io::Error::other(
+                "answers !version in a way that is not understood",
+            ));
         }
         answer.extend_from_slice(&some[..read]);
     }
