@@ -25,7 +25,9 @@ const ROUNDS: usize = 3;
 fn main() {
     // `cargo test --benches` only asks whether it runs.
     let quick = !std::env::args().any(|arg| arg == "--bench");
-    let seconds = std::env::var("PROXY_BENCH_SECONDS").ok().and_then(|text| text.parse().ok());
+    let seconds = std::env::var("PROXY_BENCH_SECONDS")
+        .ok()
+        .and_then(|text| text.parse().ok());
     let round = Duration::from_secs_f64(if quick { 0.05 } else { seconds.unwrap_or(2.0) });
 
     let tracker = start_tracker();
@@ -40,7 +42,10 @@ fn main() {
     ways.push(("phylactery", proxy.addrs()[0]));
 
     for (what, mutation) in [("reads", false), ("mutations", true)] {
-        println!("\n{what:<10} {:<11} {:>10} {:>9} {:>9} {:>9}", "way", "requests/s", "of direct", "p50 µs", "p99 µs");
+        println!(
+            "\n{what:<10} {:<11} {:>10} {:>9} {:>9} {:>9}",
+            "way", "requests/s", "of direct", "p50 µs", "p99 µs"
+        );
         for connections in CONNECTIONS {
             let mut rounds: Vec<Vec<Figures>> = vec![Vec::new(); ways.len()];
             for _ in 0..ROUNDS {
@@ -74,7 +79,10 @@ struct Figures {
 
 /// So many clients for so long.
 fn load(addr: SocketAddr, connections: usize, mutation: bool, length: Duration) -> Figures {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     let mut took: Vec<Duration> = runtime.block_on(async {
         let mut clients = tokio::task::JoinSet::new();
         for client in 0..connections {
@@ -90,7 +98,9 @@ fn load(addr: SocketAddr, connections: usize, mutation: bool, length: Duration) 
                     let line = if mutation {
                         format!("delete domain=photos&key=album/{client}/{number}\r\n")
                     } else {
-                        format!("get_paths domain=photos&key=album/{client}/{number}&noverify=1\r\n")
+                        format!(
+                            "get_paths domain=photos&key=album/{client}/{number}&noverify=1\r\n"
+                        )
                     };
                     let began = Instant::now();
                     stream.write_all(line.as_bytes()).await.unwrap();
@@ -120,7 +130,10 @@ fn start_tracker() -> SocketAddr {
     listener.set_nonblocking(true).unwrap();
     let addr = listener.local_addr().unwrap();
     std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(async {
             let listener = TcpListener::from_std(listener).unwrap();
             loop {
@@ -194,7 +207,10 @@ impl HaProxy {
             .ok()?;
         let began = Instant::now();
         while std::net::TcpStream::connect(addr).is_err() {
-            assert!(began.elapsed() < Duration::from_secs(10), "haproxy does not listen");
+            assert!(
+                began.elapsed() < Duration::from_secs(10),
+                "haproxy does not listen"
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
         Some(Self { child, addr })

@@ -66,14 +66,20 @@ impl Crowded {
         asks.write_all(b"\n").expect("it runs");
         let figures = said(&mut self.says, "figures ");
         let (clients, upstream) = figures.split_once(' ').expect("two figures");
-        (clients.parse().expect("a number"), upstream.parse().expect("a number"))
+        (
+            clients.parse().expect("a number"),
+            upstream.parse().expect("a number"),
+        )
     }
 
     /// Resident memory in KiB.
     fn resident(&self) -> usize {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
         let status = status.expect("it runs");
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a figure");
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmRSS:"))
+            .expect("a figure");
         let digits: String = line.chars().filter(char::is_ascii_digit).collect();
         digits.parse().expect("a number")
     }
@@ -89,7 +95,10 @@ impl Drop for Crowded {
 fn said(says: &mut BufReader<ChildStdout>, what: &str) -> String {
     loop {
         let mut line = String::new();
-        assert!(says.read_line(&mut line).expect("it speaks") > 0, "it ended without {what:?}");
+        assert!(
+            says.read_line(&mut line).expect("it speaks") > 0,
+            "it ended without {what:?}"
+        );
         if let Some(rest) = line.trim().strip_prefix(what) {
             return rest.to_owned();
         }
@@ -99,7 +108,10 @@ fn said(says: &mut BufReader<ChildStdout>, what: &str) -> String {
 /// As many open files as the system allows.
 #[expect(unsafe_code, reason = "two calls of libc with a struct of our own")]
 fn open_many_files() {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
     // SAFETY: the pointer is to a struct that lives through the call.
     unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
     limit.rlim_cur = limit.rlim_max;
@@ -144,7 +156,10 @@ async fn ten_thousand_idle_and_sixty_four_busy_clients_at_once() {
     for mut client in crowd(proxy.addr, 64).await {
         busy.spawn(async move {
             for n in 0..200 {
-                assert_eq!(client.ask(&format!("noop callid={n}")).await, format!("OK callid={n}\r\n"));
+                assert_eq!(
+                    client.ask(&format!("noop callid={n}")).await,
+                    format!("OK callid={n}\r\n")
+                );
             }
             for n in 0..5 {
                 let key = rand::random::<u64>();
@@ -158,9 +173,15 @@ async fn ten_thousand_idle_and_sixty_four_busy_clients_at_once() {
     let (clients, upstream) = proxy.figures();
     assert_eq!(clients, 10_064);
     assert!(upstream <= 32, "{upstream} tracker connections");
-    println!("10,064 clients: {} KiB in all, {upstream} tracker connections", proxy.resident());
+    println!(
+        "10,064 clients: {} KiB in all, {upstream} tracker connections",
+        proxy.resident()
+    );
     for n in (0..10_000).step_by(97) {
-        assert_eq!(idle[n].ask("noop callid=still").await, "OK callid=still\r\n");
+        assert_eq!(
+            idle[n].ask("noop callid=still").await,
+            "OK callid=still\r\n"
+        );
     }
     drop(busy);
 }

@@ -21,7 +21,11 @@ async fn answers_come_in_the_order_of_the_requests() {
     let mut sent = String::new();
     let mut expected = String::new();
     for n in 0..500 {
-        let callid = if n == 3 { "slow".to_owned() } else { n.to_string() };
+        let callid = if n == 3 {
+            "slow".to_owned()
+        } else {
+            n.to_string()
+        };
         sent += &format!("noop callid={callid}\r\n");
         expected += &format!("OK callid={callid}\r\n");
     }
@@ -60,7 +64,11 @@ async fn lines_go_on_as_they_came() {
     client.send("\r\n\n\r\n\n").await;
     client.send("noop cut").await;
     client.half_close().await;
-    assert_eq!(client.rest().await, "", "empty lines and a line without end get nothing");
+    assert_eq!(
+        client.rest().await,
+        "",
+        "empty lines and a line without end get nothing"
+    );
     assert_eq!(tracker.lines(), expected);
 }
 
@@ -99,7 +107,10 @@ async fn a_line_over_the_limit_is_told_so_and_closed() {
         }
         client.send(&line).await;
         let last = client.rest().await;
-        assert!(last.starts_with("ERR line_too_long A+line+may+have+100000+bytes"), "{last:?}");
+        assert!(
+            last.starts_with("ERR line_too_long A+line+may+have+100000+bytes"),
+            "{last:?}"
+        );
         assert!(last.ends_with("\r\n"));
     }
     let fits = format!("noop a={}", "x".repeat(100_000 - 7));
@@ -115,7 +126,11 @@ async fn ten_megabytes_of_noise_harm_nobody() {
     let mut noise = vec![0; 10_000_000];
     rand::rngs::StdRng::seed_from_u64(seed).fill(&mut noise[..]);
     let tracker = FakeTracker::start(|line| {
-        if line.starts_with('!') { answer(".\r\n") } else { answer("ERR unknown_command x\r\n") }
+        if line.starts_with('!') {
+            answer(".\r\n")
+        } else {
+            answer("ERR unknown_command x\r\n")
+        }
     })
     .await;
     let rig = rig(&[&tracker], |_| {});
@@ -144,7 +159,9 @@ async fn ten_megabytes_of_noise_harm_nobody() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_only_opens_costs_no_tracker_connection() {
     let tracker = FakeTracker::start(friendly).await;
-    let rig = rig(&[&tracker], |config| config.idle_timeout = Some(Duration::from_millis(300)));
+    let rig = rig(&[&tracker], |config| {
+        config.idle_timeout = Some(Duration::from_millis(300))
+    });
     let mut silent = rig.client().await;
     let mut busy = rig.client().await;
     for _ in 0..10 {
@@ -167,9 +184,13 @@ async fn too_many_clients_are_told_so() {
         clients.push(client);
     }
     let mut one_more = rig.client().await;
-    let _may_be_closed = tokio::io::AsyncWriteExt::write_all(&mut one_more.stream, b"noop\r\n").await;
+    let _may_be_closed =
+        tokio::io::AsyncWriteExt::write_all(&mut one_more.stream, b"noop\r\n").await;
     let told = one_more.rest().await;
-    assert!(told.starts_with("ERR too_many_connections 3+connections+are"), "{told:?}");
+    assert!(
+        told.starts_with("ERR too_many_connections 3+connections+are"),
+        "{told:?}"
+    );
     drop(clients.pop());
     until("the place is free", || rig.proxy.stats().connections == 2).await;
     assert_eq!(rig.client().await.ask("noop").await, "OK \r\n");
@@ -188,7 +209,10 @@ async fn denied_commands_never_reach_the_tracker() {
         assert_eq!(client.line().await, ".\r\n");
     }
     let denied = client.ask("DELETE domain=d&key=a&callid=7").await;
-    assert!(denied.starts_with("ERR denied This+command+is+denied+here"), "{denied}");
+    assert!(
+        denied.starts_with("ERR denied This+command+is+denied+here"),
+        "{denied}"
+    );
     assert!(denied.ends_with(" 7\r\n"));
     assert_eq!(client.ask("noop").await, "OK \r\n");
     assert_eq!(tracker.lines(), ["noop\r\n"]);
@@ -218,7 +242,10 @@ async fn a_taken_port_is_named() {
 async fn a_stop_answers_what_is_under_way_and_closes_the_rest() {
     let tracker = FakeTracker::start(|line| match line {
         line if line.starts_with("sleep") => {
-            vec![Act::Wait(Duration::from_millis(400)), Act::Send(b"OK \r\n".to_vec())]
+            vec![
+                Act::Wait(Duration::from_millis(400)),
+                Act::Send(b"OK \r\n".to_vec()),
+            ]
         }
         line if line.starts_with("hang") => vec![Act::Hang],
         line => friendly(line),
@@ -244,11 +271,19 @@ async fn a_stop_answers_what_is_under_way_and_closes_the_rest() {
         watcher.rest()
     );
     assert_eq!(drained, phylactery::proxy::Drained::Clean);
-    assert_eq!((answered.as_str(), deleted.as_str()), ("OK \r\n", "OK \r\n"));
+    assert_eq!(
+        (answered.as_str(), deleted.as_str()),
+        ("OK \r\n", "OK \r\n")
+    );
     assert_eq!((idle.as_str(), watcher.as_str()), ("", ""));
-    assert!(tokio::net::TcpStream::connect(addr).await.is_err(), "nobody listens any more");
+    assert!(
+        tokio::net::TcpStream::connect(addr).await.is_err(),
+        "nobody listens any more"
+    );
 
-    let cut = rig(&[&tracker], |config| config.drain = Duration::from_millis(200));
+    let cut = rig(&[&tracker], |config| {
+        config.drain = Duration::from_millis(200)
+    });
     let mut hung = cut.client().await;
     hung.send("hang\r\n").await;
     until("it is under way", || tracker.saw("hang") == 1).await;
@@ -283,11 +318,16 @@ async fn a_client_that_sent_a_bang_has_a_connection_of_its_own() {
     client.send("!watch\r\n").await;
     let all = "Added you to watcher list.\r\n.\r\n:: news 0\r\n:: news 1\r\n:: news 2\r\n";
     assert_eq!(client.exactly(all.len()).await, all.as_bytes());
-    client.send("delete domain=d&key=a\r\nnoop callid=2\r\n!help\r\nnoop callid=3\r\n").await;
+    client
+        .send("delete domain=d&key=a\r\nnoop callid=2\r\n!help\r\nnoop callid=3\r\n")
+        .await;
     let all = ":: between\r\nOK \r\n:: after\r\nOK callid=2\r\nA list:\n\n  of things\n.\r\nOK callid=3\r\n";
     assert_eq!(client.exactly(all.len()).await, all.as_bytes());
     let entries = rig.settled(1).await;
-    assert_eq!(entries[0].outcome, Some(phylactery::journal::Outcome::Happened));
+    assert_eq!(
+        entries[0].outcome,
+        Some(phylactery::journal::Outcome::Happened)
+    );
     assert_eq!(rig.proxy.stats().dedicated, 1);
     client.send("noop callid=4\r\n").await;
     client.half_close().await;
@@ -301,16 +341,24 @@ async fn a_client_that_does_not_read_holds_up_nobody_else() {
     let long = format!("OK a={}\r\n", "x".repeat(30_000_000));
     let sent = long.clone();
     let tracker = FakeTracker::start(move |line| {
-        if line.starts_with("list_keys") { answer(&sent) } else { friendly(line) }
+        if line.starts_with("list_keys") {
+            answer(&sent)
+        } else {
+            friendly(line)
+        }
     })
     .await;
     let rig = rig(&[&tracker], |config| config.threads = 1);
     let mut deaf = rig.client().await;
-    deaf.send("list_keys domain=d\r\nnoop callid=after\r\n").await;
+    deaf.send("list_keys domain=d\r\nnoop callid=after\r\n")
+        .await;
     until("the tracker was asked", || tracker.saw("list_keys") == 1).await;
     let mut other = rig.client().await;
     for n in 0..100 {
-        assert_eq!(other.ask(&format!("noop callid={n}")).await, format!("OK callid={n}\r\n"));
+        assert_eq!(
+            other.ask(&format!("noop callid={n}")).await,
+            format!("OK callid={n}\r\n")
+        );
     }
     assert_eq!(deaf.line().await.len(), long.len());
     assert_eq!(deaf.line().await, "OK callid=after\r\n");
@@ -322,10 +370,17 @@ async fn without_a_journal_reads_go_on_and_mutations_are_refused() {
     let rig = rig_at(&[tracker.addr], 0, |_| {});
     let mut client = rig.client().await;
     let refused = client.ask("delete domain=d&key=a&callid=x+y").await;
-    assert!(refused.starts_with("ERR journal_unavailable the+journal+is+full"), "{refused}");
+    assert!(
+        refused.starts_with("ERR journal_unavailable the+journal+is+full"),
+        "{refused}"
+    );
     assert!(refused.ends_with(" x+y\r\n"), "{refused}");
     assert_eq!(client.ask("get_paths domain=d&key=a").await, "OK \r\n");
-    assert_eq!(client.ask("delete domain=d").await, "OK \r\n", "no mutation: the tracker's business");
+    assert_eq!(
+        client.ask("delete domain=d").await,
+        "OK \r\n",
+        "no mutation: the tracker's business"
+    );
     assert_eq!(tracker.saw("key=a"), 1);
     assert_eq!(rig.proxy.stats().refused_mutations, 1);
 }
@@ -338,7 +393,11 @@ async fn one_client_ends_and_the_others_do_not_notice() {
     for n in 0..50 {
         let mut goes = Client::connect(rig.addr()).await;
         goes.send("noop\r\nnoop\r\nno").await;
-        if n % 2 == 0 { goes.reset() } else { drop(goes) }
+        if n % 2 == 0 {
+            goes.reset()
+        } else {
+            drop(goes)
+        }
         assert_eq!(stays.ask("noop").await, "OK \r\n");
     }
     until("all are gone", || rig.proxy.stats().connections == 1).await;

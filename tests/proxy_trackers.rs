@@ -15,7 +15,11 @@ const CLOSE: &str = "create_close domain=d&fid=7&devid=1&path=http://h/7.fid&key
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_tracker_ends_its_requests_and_recovers_by_itself() {
     let tracker = FakeTracker::start(|line| {
-        if line.contains("hang") { vec![Act::Hang] } else { friendly(line) }
+        if line.contains("hang") {
+            vec![Act::Hang]
+        } else {
+            friendly(line)
+        }
     })
     .await;
     let rig = rig(&[&tracker], |_| {});
@@ -36,22 +40,35 @@ async fn a_killed_tracker_ends_its_requests_and_recovers_by_itself() {
     assert_eq!(refused.rest().await, "", "as without the proxy");
     assert_eq!(rig.proxy.stats().mutations, 2);
     rig.settled(1).await;
-    until("it is known to be down", || !rig.proxy.stats().trackers[0].up).await;
+    until("it is known to be down", || {
+        !rig.proxy.stats().trackers[0].up
+    })
+    .await;
     assert!(rig.proxy.stats().trackers[0].last_error.is_some());
 
     let _again = FakeTracker::start_at(addr, friendly).await;
-    assert_eq!(idle.ask("noop").await, "OK \r\n", "the idle client noticed nothing");
+    assert_eq!(
+        idle.ask("noop").await,
+        "OK \r\n",
+        "the idle client noticed nothing"
+    );
     until("it is known to be up", || rig.proxy.stats().trackers[0].up).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_two_trackers_a_dead_one_is_left_out() {
-    let (one, two) = (FakeTracker::start(friendly).await, FakeTracker::start(friendly).await);
+    let (one, two) = (
+        FakeTracker::start(friendly).await,
+        FakeTracker::start(friendly).await,
+    );
     let rig = rig(&[&one, &two], |_| {});
     let mut clients = Vec::new();
     for n in 0..20 {
         let mut client = rig.client().await;
-        assert_eq!(client.ask(&format!("noop callid={n}")).await, format!("OK callid={n}\r\n"));
+        assert_eq!(
+            client.ask(&format!("noop callid={n}")).await,
+            format!("OK callid={n}\r\n")
+        );
         clients.push(client);
     }
     assert!(one.saw("noop") > 0 && two.saw("noop") > 0, "both are used");
@@ -71,9 +88,15 @@ async fn with_two_trackers_a_dead_one_is_left_out() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hung_tracker_holds_only_what_it_has() {
-    let (hangs, works) = (FakeTracker::start(friendly).await, FakeTracker::start(friendly).await);
+    let (hangs, works) = (
+        FakeTracker::start(friendly).await,
+        FakeTracker::start(friendly).await,
+    );
     let rig = rig(&[&hangs, &works], |config| config.upstream_connections = 8);
-    until("both answered a probe", || hangs.open() > 0 && works.open() > 0).await;
+    until("both answered a probe", || {
+        hangs.open() > 0 && works.open() > 0
+    })
+    .await;
     // Answers to what is asked on connections that are there, or not: like a stopped process, none.
     hangs.change(|_| vec![Act::Hang]);
     let mut held = Vec::new();
@@ -85,12 +108,24 @@ async fn a_hung_tracker_holds_only_what_it_has() {
     until("it is left out", || !rig.proxy.stats().trackers[0].up).await;
     let began = Instant::now();
     for _ in 0..40 {
-        assert_eq!(rig.client().await.ask("noop callid=new").await, "OK callid=new\r\n");
+        assert_eq!(
+            rig.client().await.ask("noop callid=new").await,
+            "OK callid=new\r\n"
+        );
     }
-    assert!(began.elapsed() < Duration::from_secs(2), "new requests are not disturbed");
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "new requests are not disturbed"
+    );
     let stuck = hangs.saw("held");
-    assert!(stuck > 0 && stuck <= 8, "{stuck} requests hang at the hung tracker");
-    until("those that had only waited went to the other", || works.saw("held") == 40 - stuck).await;
+    assert!(
+        stuck > 0 && stuck <= 8,
+        "{stuck} requests hang at the hung tracker"
+    );
+    until("those that had only waited went to the other", || {
+        works.saw("held") == 40 - stuck
+    })
+    .await;
     hangs.change(friendly);
     until("it is taken back", || rig.proxy.stats().trackers[0].up).await;
 }
@@ -128,8 +163,14 @@ async fn garbage_cut_lines_and_slow_bytes_are_passed_on_as_they_come() {
     let rig = rig(&[&tracker], |config| config.threads = 1);
     let mut client = rig.client().await;
     let mut other = rig.client().await;
-    assert_eq!(client.ask("noop garbage").await, "\0\u{ff} no answer\r at all\n");
-    assert_eq!(client.ask("delete domain=d&key=garbage").await, "\0\u{ff} no answer\r at all\n");
+    assert_eq!(
+        client.ask("noop garbage").await,
+        "\0\u{ff} no answer\r at all\n"
+    );
+    assert_eq!(
+        client.ask("delete domain=d&key=garbage").await,
+        "\0\u{ff} no answer\r at all\n"
+    );
     assert_eq!(rig.settled(1).await[0].outcome, Some(Outcome::Lost));
 
     client.send("noop trickle\r\n").await;
@@ -140,20 +181,36 @@ async fn garbage_cut_lines_and_slow_bytes_are_passed_on_as_they_come() {
         assert_eq!(other.ask("noop").await, "OK \r\n");
     }
     let spread = first.map(|first| first.elapsed()).unwrap_or_default();
-    assert!(spread > Duration::from_millis(200), "byte by byte, not at once: {spread:?}");
-    assert_eq!(client.ask("delete domain=d&key=trickle").await, "OK a=b\r\n");
+    assert!(
+        spread > Duration::from_millis(200),
+        "byte by byte, not at once: {spread:?}"
+    );
+    assert_eq!(
+        client.ask("delete domain=d&key=trickle").await,
+        "OK a=b\r\n"
+    );
     assert_eq!(rig.settled(2).await[1].outcome, Some(Outcome::Happened));
 
     assert_eq!(client.ask("noop more").await, "OK one\r\n");
     for n in 0..20 {
         let expected = format!("OK callid={n}\r\n");
-        assert_eq!(client.ask(&format!("noop callid={n}")).await, expected, "nobody gets what was left over");
+        assert_eq!(
+            client.ask(&format!("noop callid={n}")).await,
+            expected,
+            "nobody gets what was left over"
+        );
     }
     for (ask, lines) in [("noop cut", 1), ("delete domain=d&key=cut", 1)] {
         let mut client = rig.client().await;
-        client.send(format!("{ask}\r\nnoop callid=behind\r\n")).await;
+        client
+            .send(format!("{ask}\r\nnoop callid=behind\r\n"))
+            .await;
         assert_eq!(client.rest().await, "OK fid=1", "{ask}");
-        assert_eq!(tracker.saw(ask), lines, "a byte of the answer was passed on: not sent again");
+        assert_eq!(
+            tracker.saw(ask),
+            lines,
+            "a byte of the answer was passed on: not sent again"
+        );
     }
     assert_eq!(rig.settled(3).await[2].outcome, Some(Outcome::Lost));
     assert_eq!(tracker.saw("behind"), 0);
@@ -165,9 +222,15 @@ fn closing(ask: &'static str, times: usize) -> impl Fn(&str) -> Vec<Act> + Send 
     move |line| {
         let closes = line.starts_with(ask)
             && left
-                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+                    left.checked_sub(1)
+                })
                 .is_ok();
-        if closes { vec![Act::Close] } else { friendly(line) }
+        if closes {
+            vec![Act::Close]
+        } else {
+            friendly(line)
+        }
     }
 }
 
@@ -243,7 +306,11 @@ async fn a_client_that_goes_leaves_its_outcome_behind() {
         let mut client = rig.client().await;
         client.send(format!("delete domain=d&key={n}\r\n")).await;
         until("it is under way", || tracker.saw("delete") == n).await;
-        if reset { client.reset() } else { drop(client) }
+        if reset {
+            client.reset()
+        } else {
+            drop(client)
+        }
         let entries = rig.settled(n).await;
         assert_eq!(entries[n - 1].outcome, Some(Outcome::Happened));
     }
@@ -253,7 +320,9 @@ async fn a_client_that_goes_leaves_its_outcome_behind() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_journal_learns_what_each_answer_says() {
     let tracker = FakeTracker::start(|line| match line {
-        line if line.starts_with("create_open") => answer("OK path=http://h/7.fid&fid=7&devid=1\r\n"),
+        line if line.starts_with("create_open") => {
+            answer("OK path=http://h/7.fid&fid=7&devid=1\r\n")
+        }
         line if line.contains("gone") => answer("ERR unknown_key unknown_key\r\n"),
         line if line.contains("refused") => answer("ERR key_exists x\r\n"),
         line => friendly(line),
@@ -264,27 +333,51 @@ async fn the_journal_learns_what_each_answer_says() {
     let file = |key: &str| FileName::from_bytes(b"d", key.as_bytes());
     client.ask("create_open domain=d&key=k&class=thumb").await;
     let digest = "00112233445566778899AABBCCDDEEFF";
-    client.ask(&format!("{CLOSE}&size=9&checksumverify=1&checksum=MD5:{digest}")).await;
+    client
+        .ask(&format!(
+            "{CLOSE}&size=9&checksumverify=1&checksum=MD5:{digest}"
+        ))
+        .await;
     client.ask("create_open domain=other&class=thumb").await;
     client.ask(&format!("{CLOSE}&size=-1")).await;
     client.ask("DELETE domain=d&key=gone").await;
-    client.ask("rename domain=d&from_key=a&to_key=refused").await;
+    client
+        .ask("rename domain=d&from_key=a&to_key=refused")
+        .await;
     client.ask("updateclass domain=d&key=k&class=c").await;
     client.ask("rename domain=d&from_key=a&to_key=a").await;
-    client.ask("create_close domain=d&fid=7&devid=1&path=http://h/7.fid&key=").await;
+    client
+        .ask("create_close domain=d&fid=7&devid=1&path=http://h/7.fid&key=")
+        .await;
     let entries = rig.settled(4).await;
-    assert_eq!(rig.proxy.stats().mutations, 5, "the refused rename left no entry");
-    let put = |details| Mutation::Put { file: file("k"), fid: Some(Fid(7)), details };
+    assert_eq!(
+        rig.proxy.stats().mutations,
+        5,
+        "the refused rename left no entry"
+    );
+    let put = |details| Mutation::Put {
+        file: file("k"),
+        fid: Some(Fid(7)),
+        details,
+    };
     let known = Details {
         class: Some(Class::from_bytes(b"thumb")),
         size: Some(9),
-        checksum: Some(Checksum(format!("MD5:{}", digest.to_ascii_lowercase()).into())),
+        checksum: Some(Checksum(
+            format!("MD5:{}", digest.to_ascii_lowercase()).into(),
+        )),
     };
     let expected = [
         (put(known), Outcome::Happened),
         (put(Details::default()), Outcome::Happened),
         (Mutation::Delete { file: file("gone") }, Outcome::Doubtful),
-        (Mutation::SetClass { file: file("k"), class: Class::from_bytes(b"c") }, Outcome::Happened),
+        (
+            Mutation::SetClass {
+                file: file("k"),
+                class: Class::from_bytes(b"c"),
+            },
+            Outcome::Happened,
+        ),
     ];
     for (entry, (mutation, outcome)) in entries.iter().zip(expected) {
         assert_eq!((&entry.mutation, entry.outcome), (&mutation, Some(outcome)));
@@ -295,22 +388,41 @@ async fn the_journal_learns_what_each_answer_says() {
 #[tokio::test(flavor = "multi_thread")]
 async fn mutations_of_one_key_go_one_after_the_other_but_not_for_ever() {
     let tracker = FakeTracker::start(|line| {
-        if line.contains("first") { vec![Act::Hang] } else { friendly(line) }
+        if line.contains("first") {
+            vec![Act::Hang]
+        } else {
+            friendly(line)
+        }
     })
     .await;
-    let rig = rig(&[&tracker], |config| config.lock_wait = Duration::from_secs(1));
+    let rig = rig(&[&tracker], |config| {
+        config.lock_wait = Duration::from_secs(1)
+    });
     let mut first = rig.client().await;
     first.send("delete domain=d&key=k&callid=first\r\n").await;
     until("the first is under way", || tracker.saw("first") == 1).await;
     let began = Instant::now();
     let mut other_key = rig.client().await;
     assert_eq!(other_key.ask("delete domain=d&key=other").await, "OK \r\n");
-    assert!(began.elapsed() < Duration::from_millis(900), "another key does not wait");
+    assert!(
+        began.elapsed() < Duration::from_millis(900),
+        "another key does not wait"
+    );
     let mut second = rig.client().await;
-    assert_eq!(second.ask("delete domain=d&key=k&callid=second").await, "OK callid=second\r\n");
-    assert!(began.elapsed() >= Duration::from_secs(1), "the same key waits");
+    assert_eq!(
+        second.ask("delete domain=d&key=k&callid=second").await,
+        "OK callid=second\r\n"
+    );
+    assert!(
+        began.elapsed() >= Duration::from_secs(1),
+        "the same key waits"
+    );
     assert!(began.elapsed() < PATIENCE);
-    assert_eq!(rig.entries().await[0].outcome, None, "the first is still under way");
+    assert_eq!(
+        rig.entries().await[0].outcome,
+        None,
+        "the first is still under way"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -328,12 +440,19 @@ async fn many_clients_share_few_tracker_connections() {
         tasks.spawn(async move {
             for round in 0..20 {
                 let asked = format!("noop callid={n}.{round}");
-                assert_eq!(client.ask(&asked).await, format!("OK callid={n}.{round}\r\n"));
+                assert_eq!(
+                    client.ask(&asked).await,
+                    format!("OK callid={n}.{round}\r\n")
+                );
             }
         });
     }
     tasks.join_all().await;
-    assert!(tracker.most_open() <= 6, "{} connections", tracker.most_open());
+    assert!(
+        tracker.most_open() <= 6,
+        "{} connections",
+        tracker.most_open()
+    );
     assert_eq!(tracker.lines().len(), 1200);
 }
 
@@ -350,4 +469,16 @@ async fn a_tracker_that_was_never_there_closes_clients_at_their_request() {
     }
     assert_eq!(rig.proxy.stats().mutations, 1, "its intent was written");
     assert!(rig.settled(0).await.is_empty(), "and it did not happen");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tracker_may_be_configured_by_its_host_name() {
+    let tracker = FakeTracker::start(friendly).await;
+    let rig = rig(&[&tracker], |config| {
+        config.trackers = vec![format!("localhost:{}", tracker.addr.port())];
+    });
+    assert_eq!(
+        rig.client().await.ask("noop callid=7").await,
+        "OK callid=7\r\n"
+    );
 }

@@ -55,7 +55,9 @@ fn bytes(latin1: &str) -> Vec<u8> {
 }
 
 fn lines(data: &[u8]) -> Vec<Vec<u8>> {
-    data.split_inclusive(|&byte| byte == b'\n').map(<[u8]>::to_vec).collect()
+    data.split_inclusive(|&byte| byte == b'\n')
+        .map(<[u8]>::to_vec)
+        .collect()
 }
 
 /// A request of the recording and what became of it.
@@ -81,13 +83,19 @@ fn requests(said: &[Said], played: impl Fn(u32) -> bool) -> Vec<Request> {
     let mut asked: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
     let mut told: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
     for said in said.iter().filter(|said| played(said.conn)) {
-        let all = if said.from == From::Client { &mut asked } else { &mut told };
+        let all = if said.from == From::Client {
+            &mut asked
+        } else {
+            &mut told
+        };
         all.entry(said.conn).or_default().extend(bytes(&said.data));
     }
     let mut requests = Vec::new();
     for (conn, asked) in asked {
         let told = told.remove(&conn).unwrap_or_default();
-        let mut answers = lines(&told).into_iter().filter(|line| !line.starts_with(b":: "));
+        let mut answers = lines(&told)
+            .into_iter()
+            .filter(|line| !line.starts_with(b":: "));
         for line in lines(&asked) {
             let text = mogilefs_protocol::line::text_of(&line);
             if text.is_empty() || !line.ends_with(b"\n") {
@@ -114,13 +122,20 @@ fn requests(said: &[Said], played: impl Fn(u32) -> bool) -> Vec<Request> {
                 served: false,
             });
         }
-        assert_eq!(answers.next(), None, "an answer to no request of connection {conn}");
+        assert_eq!(
+            answers.next(),
+            None,
+            "an answer to no request of connection {conn}"
+        );
     }
     requests
 }
 
 /// Serves one upstream connection.
-async fn recorded_tracker(stream: TcpStream, recorded: Arc<Mutex<Recorded>>) -> std::io::Result<()> {
+async fn recorded_tracker(
+    stream: TcpStream,
+    recorded: Arc<Mutex<Recorded>>,
+) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let (mut reads, writes) = stream.into_split();
     let mut writes = Some(writes);
@@ -154,7 +169,8 @@ async fn recorded_tracker(stream: TcpStream, recorded: Arc<Mutex<Recorded>>) -> 
                 };
                 request.served = true;
                 let (answer, conn) = (request.answer.clone(), request.conn);
-                if line.starts_with(b"!") && line.get(1).is_some_and(|byte| !byte.is_ascii_whitespace())
+                if line.starts_with(b"!")
+                    && line.get(1).is_some_and(|byte| !byte.is_ascii_whitespace())
                     && own.is_none()
                 {
                     own = Some(conn);
@@ -164,7 +180,11 @@ async fn recorded_tracker(stream: TcpStream, recorded: Arc<Mutex<Recorded>>) -> 
             let Some(answer) = answer else { return Ok(()) };
             let mut out = match writes.take() {
                 Some(out) => out,
-                None => recorded.lock().own.remove(&conn).expect("nobody else writes now"),
+                None => recorded
+                    .lock()
+                    .own
+                    .remove(&conn)
+                    .expect("nobody else writes now"),
             };
             // Every other answer comes in two pieces.
             count += 1;
@@ -202,7 +222,9 @@ async fn play(name: &str, said: Vec<Said>) -> Result<usize, String> {
             tokio::spawn(recorded_tracker(stream, Arc::clone(&shared)));
         }
     });
-    let rig = rig_at(&[tracker], 1 << 30, |config| config.max_key = config.max_line);
+    let rig = rig_at(&[tracker], 1 << 30, |config| {
+        config.max_key = config.max_line
+    });
     let mut clients: BTreeMap<u32, Client> = BTreeMap::new();
     let mut sent: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
     // Clients that were reset see nothing more, not even the end.
@@ -213,8 +235,8 @@ async fn play(name: &str, said: Vec<Said>) -> Result<usize, String> {
         if gone.contains(&conn) {
             continue;
         }
-        if !clients.contains_key(&conn) {
-            clients.insert(conn, rig.client().await);
+        if let std::collections::btree_map::Entry::Vacant(new) = clients.entry(conn) {
+            new.insert(rig.client().await);
             played_here += 1;
         }
         let client = clients.get_mut(&conn).expect("just made");
@@ -246,7 +268,10 @@ async fn play(name: &str, said: Vec<Said>) -> Result<usize, String> {
                 if said.reset {
                     until("the request is with the tracker", || {
                         let recorded = recorded.lock();
-                        recorded.requests.iter().all(|request| request.conn != conn || request.served)
+                        recorded
+                            .requests
+                            .iter()
+                            .all(|request| request.conn != conn || request.served)
                     })
                     .await;
                     clients.remove(&conn).expect("known").reset();
@@ -260,9 +285,12 @@ async fn play(name: &str, said: Vec<Said>) -> Result<usize, String> {
                         own.write_all(&line).await.expect("the proxy reads");
                         recorded.lock().own.insert(conn, own);
                     }
-                    let got = tokio::time::timeout(proxy_harness::PATIENCE, client.exactly(line.len()))
-                        .await
-                        .map_err(|_| format!("connection {conn} waits for {:.100}", line.escape_ascii()))?;
+                    let got =
+                        tokio::time::timeout(proxy_harness::PATIENCE, client.exactly(line.len()))
+                            .await
+                            .map_err(|_| {
+                                format!("connection {conn} waits for {:.100}", line.escape_ascii())
+                            })?;
                     if got != line {
                         let (got, line) = (got.escape_ascii(), line.escape_ascii());
                         return Err(format!("connection {conn} got {got:.200}, not {line:.200}"));
@@ -283,8 +311,15 @@ async fn play(name: &str, said: Vec<Said>) -> Result<usize, String> {
     if let Some(fault) = recorded.faults.first() {
         return Err(fault.clone());
     }
-    match recorded.requests.iter().find(|request| !request.served && request.answer.is_some()) {
-        Some(missing) => Err(format!("the tracker never got {:.200}", missing.line.escape_ascii())),
+    match recorded
+        .requests
+        .iter()
+        .find(|request| !request.served && request.answer.is_some())
+    {
+        Some(missing) => Err(format!(
+            "the tracker never got {:.200}",
+            missing.line.escape_ascii()
+        )),
         None => Ok(played_here),
     }
 }
@@ -301,13 +336,17 @@ async fn every_recorded_conversation_passes_byte_for_byte() {
     assert!(files.len() > 50, "{} recordings", files.len());
     let mut failures = Vec::new();
     for path in &files {
-        let name = path.file_stem().and_then(|name| name.to_str()).expect("a name");
+        let name = path
+            .file_stem()
+            .and_then(|name| name.to_str())
+            .expect("a name");
         let said: Vec<Said> = std::fs::read_to_string(path)
             .expect("readable")
             .lines()
             .map(|line| serde_json::from_str(line).expect("a recorded line"))
             .collect();
-        let connections: std::collections::BTreeSet<u32> = said.iter().map(|said| said.conn).collect();
+        let connections: std::collections::BTreeSet<u32> =
+            said.iter().map(|said| said.conn).collect();
         let listed: usize = NOT_PLAYED
             .iter()
             .filter(|(of, _, _)| *of == name)
@@ -318,12 +357,19 @@ async fn every_recorded_conversation_passes_byte_for_byte() {
         let played = tokio::spawn(async move { play(&of_this, said).await }).await;
         match played.unwrap_or_else(|panic| Err(panic.to_string())) {
             Ok(played) if played + listed == connections.len() => {}
-            Ok(played) => failures.push(format!("{name}: {played} of {} played", connections.len())),
+            Ok(played) => {
+                failures.push(format!("{name}: {played} of {} played", connections.len()))
+            }
             Err(why) => failures.push(format!("{name}: {why}")),
         }
     }
     for (name, conns, _why) in NOT_PLAYED {
-        assert!(files.iter().any(|path| path.ends_with(format!("{name}.jsonl"))), "{name} is no recording");
+        assert!(
+            files
+                .iter()
+                .any(|path| path.ends_with(format!("{name}.jsonl"))),
+            "{name} is no recording"
+        );
         assert!(!conns.is_empty());
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));

@@ -173,7 +173,13 @@ mod tests {
     #[test]
     fn denied_is_what_the_tracker_would_take_for_it() {
         let rules = rules(&["!shutdown", "!pending", "delete"]);
-        for denied in ["!shutdown", "!shutdownx now", "!pend", "!pending", "DELETE key=a"] {
+        for denied in [
+            "!shutdown",
+            "!shutdownx now",
+            "!pend",
+            "!pending",
+            "DELETE key=a",
+        ] {
             assert!(
                 matches!(rules.way(denied.as_bytes()), Way::Refuse(_)),
                 "{denied}"

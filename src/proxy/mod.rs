@@ -123,7 +123,11 @@ impl Proxy {
     ///
     /// # Errors
     /// If an address cannot be had, or there is no tracker. Nothing has been started then.
-    pub fn start(config: &ProxyConfig, journal: Journal, locks: KeyLocks) -> Result<Self, ProxyError> {
+    pub fn start(
+        config: &ProxyConfig,
+        journal: Journal,
+        locks: KeyLocks,
+    ) -> Result<Self, ProxyError> {
         if config.trackers.is_empty() {
             return Err(ProxyError::NoTracker);
         }
@@ -215,7 +219,11 @@ impl Proxy {
         for ended in ended {
             left += ended.await.unwrap_or_default();
         }
-        if left == 0 { Drained::Clean } else { Drained::Cut(left) }
+        if left == 0 {
+            Drained::Clean
+        } else {
+            Drained::Cut(left)
+        }
     }
 
     /// The figures of this moment.

@@ -32,8 +32,7 @@ pub(super) fn read(command: &Command<'_>) -> Option<Recorded> {
     let args = command.args();
     let mut once_ok = Details::default();
     let mutation = if command.is("create_close") {
-        let [domain, key, fid, devid, path] =
-            args.pick(["domain", "key", "fid", "devid", "path"]);
+        let [domain, key, fid, devid, path] = args.pick(["domain", "key", "fid", "devid", "path"]);
         let (fid, domain, key) = (given(&fid)?, given(&domain)?, given(&key)?);
         for required in [fid, given(&devid)?, given(&path)?] {
             if required == b"0" {

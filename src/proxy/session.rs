@@ -129,7 +129,9 @@ impl Session {
                     Err(why) => return why,
                 },
                 Next::TooLong => {
-                    client.send(&line_too_long(client.thread.shared.max_line)).await;
+                    client
+                        .send(&line_too_long(client.thread.shared.max_line))
+                        .await;
                     return Closed::TooLong;
                 }
             };
@@ -144,17 +146,15 @@ impl Session {
                     client.send(&answer).await;
                     Served::Answered
                 }
-                Way::Admin => {
-                    match Box::pin(dedicated::open(client)).await {
-                        Ok(Some(own)) => return Box::pin(own.run(client, input)).await,
-                        Ok(None) => {
-                            let full = "ERROR: Too many connections with ! commands here";
-                            client.send(&reply::admin([full])).await;
-                            Served::Answered
-                        }
-                        Err(NoTracker) => Served::Lost,
+                Way::Admin => match Box::pin(dedicated::open(client)).await {
+                    Ok(Some(own)) => return Box::pin(own.run(client, input)).await,
+                    Ok(None) => {
+                        let full = "ERROR: Too many connections with ! commands here";
+                        client.send(&reply::admin([full])).await;
+                        Served::Answered
                     }
-                }
+                    Err(NoTracker) => Served::Lost,
+                },
             };
             thread.counters.request();
             input.consume(&place);

@@ -21,7 +21,7 @@ use crate::locks::KeyLocks;
 use super::buffers::Buffers;
 use super::commands::Rules;
 use super::session;
-use super::trackers::Trackers;
+use super::trackers::{self, Trackers};
 use super::uploads::Uploads;
 use super::upstream::{Lease, SWEEP_EVERY, Upstreams};
 
@@ -125,7 +125,11 @@ impl Thread {
     }
 
     /// Runs until a stop; gives the number of sessions that were cut off.
-    pub(super) async fn run(self: Rc<Self>, listeners: Vec<std::net::TcpListener>, mut stop: Stop) -> usize {
+    pub(super) async fn run(
+        self: Rc<Self>,
+        listeners: Vec<std::net::TcpListener>,
+        mut stop: Stop,
+    ) -> usize {
         let mut accepting = Vec::new();
         for listener in listeners {
             match TcpListener::from_std(listener) {
@@ -148,7 +152,12 @@ impl Thread {
         for accepting in accepting {
             accepting.abort();
         }
-        let sleeping: Vec<Waker> = self.sessions.borrow().iter().map(|(_, waker)| waker.clone()).collect();
+        let sleeping: Vec<Waker> = self
+            .sessions
+            .borrow()
+            .iter()
+            .map(|(_, waker)| waker.clone())
+            .collect();
         for waker in sleeping {
             waker.wake();
         }
@@ -185,7 +194,7 @@ impl Thread {
     fn admit(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {
         self.counters.accepted.fetch_add(1, Ordering::Relaxed);
         let place = Place::take(&self.shared);
-        if let Err(error) = stream.set_nodelay(true) {
+        if let Err(error) = trackers::prepare(&stream) {
             tracing::debug!(%peer, %error, "client was gone at once");
             return;
         }

@@ -160,7 +160,12 @@ mod tests {
                     .is_some()
             })
             .collect();
-        assert_eq!(kept, [false, false, false, false, false, false, false, false, true, true]);
+        assert_eq!(
+            kept,
+            [
+                false, false, false, false, false, false, false, false, true, true
+            ]
+        );
         let short = Uploads::bounded(Duration::ZERO, 2);
         short.insert(Fid(1), domain("d"), Class::default_class());
         assert_eq!(short.class_of(Fid(1), &domain("d")), None, "expired");

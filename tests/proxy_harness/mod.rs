@@ -112,12 +112,18 @@ impl FakeTracker {
     /// All lines that came, with their ends, but for the proxy's own `!version`.
     pub fn lines(&self) -> Vec<String> {
         let lines = self.state.lines.lock().clone();
-        lines.into_iter().filter(|line| line != "!version\r\n").collect()
+        lines
+            .into_iter()
+            .filter(|line| line != "!version\r\n")
+            .collect()
     }
 
     /// How many of the lines contain this.
     pub fn saw(&self, part: &str) -> usize {
-        self.lines().iter().filter(|line| line.contains(part)).count()
+        self.lines()
+            .iter()
+            .filter(|line| line.contains(part))
+            .count()
     }
 
     pub fn most_open(&self) -> usize {
@@ -132,7 +138,10 @@ impl FakeTracker {
     pub async fn kill(self) -> SocketAddr {
         self.accepting.abort();
         let _aborted = self.accepting.await;
-        until("its connections are closed", || self.state.open.load(Ordering::SeqCst) == 0).await;
+        until("its connections are closed", || {
+            self.state.open.load(Ordering::SeqCst) == 0
+        })
+        .await;
         self.addr
     }
 }
@@ -243,7 +252,10 @@ impl Rig {
     }
 
     pub async fn entries(&self) -> Vec<Entry> {
-        self.journal.entries(0, 10_000).await.expect("the journal reads")
+        self.journal
+            .entries(0, 10_000)
+            .await
+            .expect("the journal reads")
     }
 
     /// The journal's entries once each has an outcome. What did not happen leaves no entry.
@@ -288,15 +300,25 @@ impl Client {
     }
 
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.stream.write_all(bytes.as_ref()).await.expect("the proxy reads");
+        self.stream
+            .write_all(bytes.as_ref())
+            .await
+            .expect("the proxy reads");
     }
 
     /// The next line with its end; what there is when the connection ends.
     pub async fn line(&mut self) -> String {
         let mut searched = 0;
         loop {
-            if let Some(end) = self.unread[searched..].iter().position(|&byte| byte == b'\n') {
-                return self.unread.drain(..=searched + end).map(char::from).collect();
+            if let Some(end) = self.unread[searched..]
+                .iter()
+                .position(|&byte| byte == b'\n')
+            {
+                return self
+                    .unread
+                    .drain(..=searched + end)
+                    .map(char::from)
+                    .collect();
             }
             searched = self.unread.len();
             if !self.more().await {
@@ -319,13 +341,20 @@ impl Client {
     /// Exactly so many bytes.
     pub async fn exactly(&mut self, count: usize) -> Vec<u8> {
         while self.unread.len() < count {
-            assert!(self.more().await, "the connection ended early: {:?}", self.unread.escape_ascii().to_string());
+            assert!(
+                self.more().await,
+                "the connection ended early: {:?}",
+                self.unread.escape_ascii().to_string()
+            );
         }
         self.unread.drain(..count).collect()
     }
 
     pub async fn half_close(&mut self) {
-        self.stream.shutdown().await.expect("the connection is there");
+        self.stream
+            .shutdown()
+            .await
+            .expect("the connection is there");
     }
 
     /// Goes away with a reset.
