@@ -32,11 +32,13 @@ const RECORD: usize = 170;
 async fn main() {
     // `cargo test --benches` only wants to know that it runs.
     let quick = std::env::args().any(|arg| arg == "--test");
-    let round = if quick { Duration::from_millis(50) } else { ROUND };
-    let root = std::env::var_os("PHYLACTERY_BENCH_DIR").map_or_else(
-        || PathBuf::from(env!("CARGO_TARGET_TMPDIR")),
-        PathBuf::from,
-    );
+    let round = if quick {
+        Duration::from_millis(50)
+    } else {
+        ROUND
+    };
+    let root = std::env::var_os("PHYLACTERY_BENCH_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")), PathBuf::from);
     println!("writers     bare/s  intents/s   ratio    lives/s   ratio   slowest intent");
     for writers in [1, 16, 64] {
         let (mut bare, mut intents, mut lives) = (Vec::new(), Vec::new(), Vec::new());
@@ -191,7 +193,9 @@ async fn bare_appends(root: &Path, writers: usize, round: Duration) -> f64 {
         let requests = requests.clone();
         async move {
             let (answer, answered) = oneshot::channel();
-            requests.send(([7; RECORD], answer)).expect("the thread lives");
+            requests
+                .send(([7; RECORD], answer))
+                .expect("the thread lives");
             answered.await.expect("answered");
         }
     })

@@ -2,9 +2,10 @@
 //!
 //! Always true: a [`Domain`], [`Key`] or [`Class`] holds the tracker's own escaping in its one
 //! canonical form, so that equal bytes are equal names and every name is printable ASCII.
-//! Which of two revisions wins is decided here, in [`Revision::wins_over`], and nowhere else.
+//! Which of two values wins is decided here, in [`Cell::wins_over`], and nowhere else.
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
@@ -265,49 +266,41 @@ impl Revision {
         }
     }
 
-    /// The merge rule: newest version wins as a whole; on a tie, the greater [`Self::tie_bytes`].
+    /// The merge rule: newest version wins as a whole; on a tie, the greater [`Cell::tie_bytes`].
     /// Any order and any repetition of merges ends with the same winner.
     pub fn wins_over(&self, other: &Revision) -> bool {
-        (self.version, self.tie_bytes()) > (other.version, other.tie_bytes())
+        Cell::wins_over(self, other)
+    }
+}
+
+impl Cell for Revision {
+    fn written_at(&self) -> Version {
+        self.version
     }
 
-    /// The bytes that two revisions of one version are compared by: the fields in the order of the
-    /// ledger's type `revision`, each behind its four-byte length (absent: -1), as Cassandra lays out a
-    /// frozen value. `put` is a tinyint ahead of all that may differ: where two sites did
-    /// different things in the same microsecond, the bytes stay.
-    pub fn tie_bytes(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(128);
-        let mut field = |bytes: Option<&[u8]>| {
-            let length = bytes.map_or(-1, |b| i32::try_from(b.len()).unwrap_or(i32::MAX));
-            out.extend_from_slice(&length.to_be_bytes());
-            out.extend_from_slice(bytes.unwrap_or_default());
+    /// As the ledger's type `revision`. `put` is ahead of all that may differ: where two sites did different
+    /// things in the same microsecond, the bytes stay.
+    fn tie_bytes(&self) -> Vec<u8> {
+        let head = |put: bool| {
+            Frozen::default()
+                .number(self.version.0)
+                .flag(put)
+                .text(self.origin.as_str())
+                .text(self.node.as_str())
         };
-        field(Some(&self.version.0.to_be_bytes()));
         match &self.op {
-            Op::Put(put) => {
-                field(Some(&[1]));
-                field(Some(self.origin.as_str().as_bytes()));
-                field(Some(self.node.as_str().as_bytes()));
-                field(Some(&put.content.version.0.to_be_bytes()));
-                field(Some(put.content.origin.as_str().as_bytes()));
-                field(Some(put.content.node.as_str().as_bytes()));
-                field(Some(&put.size.to_be_bytes()));
-                field(put.checksum.as_ref().map(|c| c.0.as_bytes()));
-                field(Some(&put.fid.0.to_be_bytes()));
-                field(put.renamed_from.as_ref().map(|k| k.escaped().as_bytes()));
-                field(None);
-            }
-            Op::Delete { renamed_to } => {
-                field(Some(&[0]));
-                field(Some(self.origin.as_str().as_bytes()));
-                field(Some(self.node.as_str().as_bytes()));
-                for _ in 0..7 {
-                    field(None);
-                }
-                field(renamed_to.as_ref().map(|k| k.escaped().as_bytes()));
-            }
+            Op::Put(put) => head(true)
+                .content(&put.content)
+                .number(put.size as i64)
+                .field(put.checksum.as_ref().map(|c| c.0.as_bytes()))
+                .number(put.fid.0 as i64)
+                .field(put.renamed_from.as_ref().map(|k| k.escaped().as_bytes()))
+                .absent(1),
+            Op::Delete { renamed_to } => head(false)
+                .absent(7)
+                .field(renamed_to.as_ref().map(|k| k.escaped().as_bytes())),
         }
-        out
+        .0
     }
 }
 
@@ -326,20 +319,24 @@ pub struct ClassCell {
 }
 
 impl ClassCell {
-    /// Newest wins; on a tie the greater (content, class), as Cassandra compares the bytes.
+    /// Newest wins; on a tie the greater [`Cell::tie_bytes`].
     pub fn wins_over(&self, other: &ClassCell) -> bool {
-        let key = |c: &ClassCell| {
-            let lengths = |s: &str| (s.len(), s.to_owned());
-            let content = &c.content;
-            (
-                c.version,
-                content.version.0.to_be_bytes(),
-                lengths(content.origin.as_str()),
-                lengths(content.node.as_str()),
-                lengths(c.class.escaped()),
-            )
-        };
-        key(self) > key(other)
+        Cell::wins_over(self, other)
+    }
+}
+
+impl Cell for ClassCell {
+    fn written_at(&self) -> Version {
+        self.version
+    }
+
+    /// As the ledger's type `class_cell`.
+    fn tie_bytes(&self) -> Vec<u8> {
+        Frozen::default()
+            .number(self.version.0)
+            .content(&self.content)
+            .text(self.class.escaped())
+            .0
     }
 }
 
@@ -372,17 +369,107 @@ impl Replica {
         self.held.as_ref().map(|held| &held.content)
     }
 
-    /// Newest observation wins; on a tie the one that holds something, then the greater content.
+    /// Newest observation wins; on a tie the one that holds something, then the greater [`Cell::tie_bytes`].
     pub fn wins_over(&self, other: &Replica) -> bool {
-        let key = |r: &Replica| {
-            (
-                r.since,
-                r.held
-                    .as_ref()
-                    .map(|h| (h.content.clone(), h.fid, h.class.clone(), !h.claimed)),
-            )
-        };
-        key(self) > key(other)
+        Cell::wins_over(self, other)
+    }
+}
+
+impl Cell for Replica {
+    fn written_at(&self) -> Version {
+        self.since
+    }
+
+    /// As the ledger's type `replica`: `holds` ahead of what is held, and what was seen above what was claimed.
+    fn tie_bytes(&self) -> Vec<u8> {
+        let since = Frozen::default().number(self.since.0);
+        match &self.held {
+            Some(held) => since
+                .flag(true)
+                .content(&held.content)
+                .number(held.fid.0 as i64)
+                .text(held.class.escaped())
+                .flag(!held.claimed),
+            None => since.flag(false).absent(6),
+        }
+        .0
+    }
+}
+
+/// A value that the ledger keeps whole, at a timestamp of its own, and the one rule by which two meet.
+///
+/// The rule is Cassandra's for two cells. So a write may be delayed, repeated and reordered, in any home of
+/// the ledger, and ends the same.
+pub trait Cell {
+    /// The cell's timestamp; part of the value.
+    fn written_at(&self) -> Version;
+
+    /// The bytes that two values of one timestamp are compared by: those of the frozen value as Cassandra
+    /// stores it. Different values have different bytes.
+    fn tie_bytes(&self) -> Vec<u8>;
+
+    /// Whether this replaces `other`: the later one wins, on a tie the greater bytes. Nothing replaces its equal.
+    fn wins_over(&self, other: &Self) -> bool
+    where
+        Self: Sized,
+    {
+        match self.written_at().cmp(&other.written_at()) {
+            Ordering::Greater => true,
+            Ordering::Less => false,
+            Ordering::Equal => self.tie_bytes() > other.tie_bytes(),
+        }
+    }
+}
+
+/// A user-defined type as Cassandra lays it out when frozen: its fields in order, each behind its four-byte
+/// length, an absent one as the length -1.
+///
+/// Compared as unsigned bytes, so between texts the longer is greater, and absent is greater than anything:
+/// a field that decides has to be present in all, and to come early.
+#[derive(Default)]
+pub(crate) struct Frozen(pub(crate) Vec<u8>);
+
+impl Frozen {
+    /// A field of any type.
+    pub(crate) fn field(mut self, bytes: Option<&[u8]>) -> Self {
+        let length = bytes.map_or(-1, |b| i32::try_from(b.len()).unwrap_or(i32::MAX));
+        self.0.extend_from_slice(&length.to_be_bytes());
+        self.0.extend_from_slice(bytes.unwrap_or_default());
+        self
+    }
+
+    /// A `text` or `ascii`.
+    pub(crate) fn text(self, text: &str) -> Self {
+        self.field(Some(text.as_bytes()))
+    }
+
+    /// A `bigint`.
+    pub(crate) fn number(self, number: i64) -> Self {
+        self.field(Some(&number.to_be_bytes()))
+    }
+
+    /// A `boolean`.
+    pub(crate) fn flag(self, flag: bool) -> Self {
+        self.field(Some(&[u8::from(flag)]))
+    }
+
+    /// Three fields: a content's parts.
+    pub(crate) fn content(self, content: &Content) -> Self {
+        self.number(content.version.0)
+            .text(content.origin.as_str())
+            .text(content.node.as_str())
+    }
+
+    /// A `list<text>` or (sorted) `set<text>`: the number of elements, then each behind its length.
+    pub(crate) fn texts<'a>(self, texts: impl ExactSizeIterator<Item = &'a str>) -> Self {
+        let count = i32::try_from(texts.len()).unwrap_or(i32::MAX);
+        let listed = texts.fold(Frozen(count.to_be_bytes().to_vec()), Frozen::text);
+        self.field(Some(&listed.0))
+    }
+
+    /// Absent fields.
+    pub(crate) fn absent(self, count: usize) -> Self {
+        (0..count).fold(self, |out, _| out.field(None))
     }
 }
 

@@ -51,56 +51,72 @@ impl Deliverer {
     /// needs it. Failures are logged once when they begin and once when they end.
     pub async fn run(self, stop: CancellationToken) {
         let (to_ask, to_deliver) = (Notify::new(), Notify::new());
-        let settle = repeat("settle what needs no asking", async || {
-            let passed = self
-                .settler
-                .quick_pass()
-                .await
-                .map_err(|why| why.to_string())?;
-            if passed.settled > 0 {
-                to_deliver.notify_one();
-            }
-            if passed.to_ask > 0 {
-                to_ask.notify_one();
-            }
-            if passed.settled == 0 {
-                self.journal.wait_for_work(IDLE).await;
-            }
-            Ok(())
-        });
-        let ask = repeat("ask what became of mutations", async || {
-            let passed = self
-                .settler
-                .ask_pass()
-                .await
-                .map_err(|why| why.to_string())?;
-            match passed {
-                Passed {
-                    settled: 0,
-                    failed: 1..,
-                    ..
-                } => Err(format!("{} cannot be settled now", passed.failed)),
-                Passed { settled: 0, .. } => {
-                    let _new_or_idle = tokio::time::timeout(IDLE, to_ask.notified()).await;
-                    Ok(())
-                }
-                Passed { .. } => {
-                    to_deliver.notify_one();
-                    Ok(())
-                }
-            }
-        });
-        let deliver = repeat("tell the ledger", async || {
-            if self.deliver().await.map_err(|why| why.to_string())? == 0 {
-                let _new_or_idle = tokio::time::timeout(IDLE, to_deliver.notified()).await;
-            }
-            Ok(())
-        });
         tokio::select! {
             () = stop.cancelled() => {}
-            () = settle => {}
-            () = ask => {}
-            () = deliver => {}
+            () = self.settle_what_is_clear(&to_ask, &to_deliver) => {}
+            () = self.settle_what_is_not(&to_ask, &to_deliver) => {}
+            () = self.deliver_all(&to_deliver) => {}
+        }
+    }
+
+    async fn settle_what_is_clear(&self, to_ask: &Notify, to_deliver: &Notify) {
+        let mut trouble = Trouble::of("settle what needs no asking");
+        loop {
+            match self.settler.quick_pass().await {
+                Ok(passed) => {
+                    trouble.is_over();
+                    if passed.to_ask > 0 {
+                        to_ask.notify_one();
+                    }
+                    if passed.settled > 0 {
+                        to_deliver.notify_one();
+                    } else {
+                        self.journal.wait_for_work(IDLE).await;
+                    }
+                }
+                Err(why) => trouble.pause(&why.to_string()).await,
+            }
+        }
+    }
+
+    async fn settle_what_is_not(&self, to_ask: &Notify, to_deliver: &Notify) {
+        let mut trouble = Trouble::of("ask what became of mutations");
+        loop {
+            match self.settler.ask_pass().await {
+                Ok(Passed {
+                    settled: 0,
+                    failed: failed @ 1..,
+                    ..
+                }) => {
+                    trouble
+                        .pause(&format!("{failed} cannot be settled now"))
+                        .await;
+                }
+                Ok(Passed { settled: 0, .. }) => {
+                    trouble.is_over();
+                    let _new_or_idle = tokio::time::timeout(IDLE, to_ask.notified()).await;
+                }
+                Ok(Passed { .. }) => {
+                    trouble.is_over();
+                    to_deliver.notify_one();
+                }
+                Err(why) => trouble.pause(&why.to_string()).await,
+            }
+        }
+    }
+
+    async fn deliver_all(&self, to_deliver: &Notify) {
+        let mut trouble = Trouble::of("tell the ledger");
+        loop {
+            match self.deliver().await {
+                Ok(delivered) => {
+                    trouble.is_over();
+                    if delivered == 0 {
+                        let _new_or_idle = tokio::time::timeout(IDLE, to_deliver.notified()).await;
+                    }
+                }
+                Err(why) => trouble.pause(&why.to_string()).await,
+            }
         }
     }
 
@@ -115,9 +131,11 @@ impl Deliverer {
         }
         let mut done = 0;
         let mut failed = None;
-        let mut lanes = futures::stream::iter(lanes(batch))
+        let lanes: Vec<_> = lanes(batch)
+            .into_iter()
             .map(|lane| self.deliver_lane(lane))
-            .buffer_unordered(LANES_AT_ONCE);
+            .collect();
+        let mut lanes = futures::stream::iter(lanes).buffer_unordered(LANES_AT_ONCE);
         while let Some((delivered, result)) = lanes.next().await {
             done += delivered.len();
             if !delivered.is_empty() {
@@ -256,32 +274,36 @@ fn renamed_to(out: &Outgoing) -> Option<FileName> {
     }
 }
 
-/// Does one thing for ever, with pauses that grow while it fails.
-async fn repeat(what: &str, mut step: impl AsyncFnMut() -> Result<(), String>) {
-    let pauses = backon::ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(200))
-        .with_max_delay(LONGEST_PAUSE)
-        .with_jitter()
-        .without_max_times();
-    let mut failing: Option<backon::ExponentialBackoff> = None;
-    loop {
-        match step().await {
-            Ok(()) => {
-                if failing.take().is_some() {
-                    tracing::info!("{what}: works again");
-                }
-            }
-            Err(why) => {
-                if failing.is_none() {
-                    tracing::warn!("{what}: {why}; it is tried again until it works");
-                }
-                let pause = failing
-                    .get_or_insert_with(|| pauses.build())
-                    .next()
-                    .unwrap_or(LONGEST_PAUSE);
-                tokio::time::sleep(pause).await;
-            }
+/// Pauses that grow while something fails, and a log that says so once.
+struct Trouble {
+    what: &'static str,
+    pauses: Option<backon::ExponentialBackoff>,
+}
+
+impl Trouble {
+    fn of(what: &'static str) -> Self {
+        Self { what, pauses: None }
+    }
+
+    fn is_over(&mut self) {
+        if self.pauses.take().is_some() {
+            tracing::info!("{}: works again", self.what);
         }
+    }
+
+    async fn pause(&mut self, why: &str) {
+        if self.pauses.is_none() {
+            tracing::warn!("{}: {why}; it is tried again until it works", self.what);
+        }
+        let pauses = self.pauses.get_or_insert_with(|| {
+            backon::ExponentialBuilder::default()
+                .with_min_delay(Duration::from_millis(200))
+                .with_max_delay(LONGEST_PAUSE)
+                .with_jitter()
+                .without_max_times()
+                .build()
+        });
+        tokio::time::sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
     }
 }
 

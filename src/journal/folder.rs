@@ -103,7 +103,11 @@ impl Folder {
         if is_new {
             // SQLite syncs what is in its files; that the files are in the folder is for us to sync.
             for folder in [Some(path), path.parent()].into_iter().flatten() {
-                let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+                let folder = if folder.as_os_str().is_empty() {
+                    Path::new(".")
+                } else {
+                    folder
+                };
                 File::open(folder)
                     .and_then(|folder| folder.sync_all())
                     .map_err(|why| failed(format!("sync {}: {why}", folder.display())))?;
@@ -193,8 +197,7 @@ fn connect(file: &Path) -> rusqlite::Result<Connection> {
     let db = Connection::open_with_flags(file, flags)?;
     db.busy_timeout(BUSY)?;
     db.set_prepared_statement_cache_capacity(32);
-    let mode: String =
-        db.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;
+    let mode: String = db.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;
     if mode != "wal" {
         return Err(rusqlite::Error::SqliteFailure(
             rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN),

@@ -6,6 +6,7 @@
 //! no more of them than intents that were handed out.
 //! The writer ends, and gives up the folder, when [`Journal::close`] says so or the last `Journal` and `Intent` are gone.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
@@ -51,8 +52,37 @@ pub struct Core {
     pub clock: Arc<Clock>,
     state: Mutex<State>,
     last_number: AtomicU64,
+    pub confirmed: Confirmed,
     work: Notify,
     ended: watch::Sender<bool>,
+}
+
+/// Announcements that the ledger has, as far as their rows may still be there.
+#[derive(Default)]
+pub struct Confirmed(Mutex<BTreeSet<u64>>);
+
+impl Confirmed {
+    /// Takes them in. True if there were none: the writer has to be told then.
+    fn add(&self, ids: Vec<u64>) -> bool {
+        let mut confirmed = self.0.lock();
+        let first = confirmed.is_empty() && !ids.is_empty();
+        confirmed.extend(ids);
+        first
+    }
+
+    pub fn any(&self) -> bool {
+        !self.0.lock().is_empty()
+    }
+
+    pub fn all(&self) -> BTreeSet<u64> {
+        self.0.lock().clone()
+    }
+
+    /// Their rows are gone.
+    pub fn deleted(&self, ids: &BTreeSet<u64>) {
+        let mut confirmed = self.0.lock();
+        *confirmed = &*confirmed - ids;
+    }
 }
 
 /// Whether intents are taken.
@@ -140,7 +170,14 @@ impl Journal {
             |entry, weight| {
                 let open = entry.outcome != Some(Outcome::Happened);
                 let tags = index.tags(&entry.mutation.files());
-                index.add(Table::Entries, entry.seq, entry.version, open, &tags, weight);
+                index.add(
+                    Table::Entries,
+                    entry.seq,
+                    entry.version,
+                    open,
+                    &tags,
+                    weight,
+                );
             },
             |outgoing, weight| {
                 let tags = index.tags(&[&outgoing.announcement.file]);
@@ -161,6 +198,7 @@ impl Journal {
             clock: Arc::new(Clock::new(counters.mark)),
             state: Mutex::new(State::Taking),
             last_number: AtomicU64::new(counters.number),
+            confirmed: Confirmed::default(),
             work: Notify::new(),
             ended: watch::Sender::new(false),
         });
@@ -321,7 +359,10 @@ impl Journal {
     ) -> Result<(), JournalError> {
         let doing = "write announcements to the journal";
         let ready = |announcements: Vec<Announcement>| {
-            announcements.into_iter().map(NewAnnouncement::new).collect::<Result<_, _>>()
+            announcements
+                .into_iter()
+                .map(NewAnnouncement::new)
+                .collect::<Result<_, _>>()
         };
         let settled = settled
             .into_iter()
@@ -337,16 +378,29 @@ impl Journal {
 
     /// Up to `limit` of the outbox after `after`, in order.
     pub async fn outgoing(&self, after: u64, limit: usize) -> Result<Vec<Outgoing>, JournalError> {
+        // Taken before the rows are read: whatever leaves it meanwhile has left the table already.
+        let confirmed = self.0.core.confirmed.all();
         self.read("read the journal's outbox", move |db| {
             let query = format!("{} WHERE id > ?1 ORDER BY id LIMIT ?2", rows::SELECT_OUTBOX);
-            page(db, &query, after, limit, rows::read_outgoing)
+            let mut found = page(
+                db,
+                &query,
+                after,
+                limit + confirmed.len(),
+                rows::read_outgoing,
+            )?;
+            found.retain(|outgoing| !confirmed.contains(&outgoing.id));
+            found.truncate(limit);
+            Ok(found)
         })
         .await
     }
 
     /// What of one file is still in the outbox, in order.
     pub async fn outgoing_of(&self, file: &FileName) -> Result<Vec<Announcement>, JournalError> {
-        let ids = self.0.core.index.outbox_of(file);
+        let mut ids = self.0.core.index.outbox_of(file);
+        let confirmed = self.0.core.confirmed.all();
+        ids.retain(|id| !confirmed.contains(id));
         if ids.is_empty() {
             return Ok(Vec::new());
         }
@@ -357,9 +411,8 @@ impl Journal {
                 let query = format!("{} WHERE id > ?1 ORDER BY id LIMIT ?2", rows::SELECT_OUTBOX);
                 let outgoing = page(db, &query, id - 1, 1, rows::read_outgoing)?;
                 // One that was confirmed meanwhile is not there, and two files may share a hash.
-                let ours = |outgoing: &Outgoing| {
-                    outgoing.id == id && outgoing.announcement.file == file
-                };
+                let ours =
+                    |outgoing: &Outgoing| outgoing.id == id && outgoing.announcement.file == file;
                 found.extend(outgoing.into_iter().filter(ours).map(|o| o.announcement));
             }
             Ok(found)
@@ -367,12 +420,20 @@ impl Journal {
         .await
     }
 
-    /// Forgets announcements that the ledger has. After an error they may be read again for a while, and are
-    /// forgotten as soon as the journal can be written; confirming one twice is harmless.
+    /// Forgets announcements that the ledger has: none is read again. Never waits: they leave the tables with the
+    /// next commit, and after a kill before that they are read, and delivered, once more, which is harmless.
+    ///
+    /// # Errors
+    /// If the journal is closed.
     pub async fn confirm(&self, ids: Vec<u64>) -> Result<(), JournalError> {
-        let doing = "delete confirmed announcements from the journal";
-        self.ask(doing, |answer| Request::Confirm { ids, answer })
-            .await
+        if self.0.core.confirmed.add(ids) {
+            let told = self.0.requests.send(Request::Confirmed);
+            told.map_err(|_closed| JournalError::Failed {
+                doing: "delete confirmed announcements from the journal",
+                why: self.0.core.why_unwritable(),
+            })?;
+        }
+        Ok(())
     }
 
     /// Waits until there may be new work to settle or deliver, or `limit` has passed. Made for one who waits: of
@@ -504,11 +565,7 @@ impl Intent {
             weight: self.weight,
         };
         // Where the writer is gone the next start finds it without an outcome, and asks the tracker.
-        let _writer_is_gone = self
-            .journal
-            .0
-            .requests
-            .send(Request::Outcome(handed_in));
+        let _writer_is_gone = self.journal.0.requests.send(Request::Outcome(handed_in));
     }
 
     pub(super) fn seq(&self) -> u64 {

@@ -113,7 +113,15 @@ impl Index {
             known.iter().map(|row| row.version).max()
         });
         let version = clock.stamp_above(floor.max().unwrap_or(Version(i64::MIN)))?;
-        self.add_to(&mut totals, Table::Entries, seq, version, true, tags, weight);
+        self.add_to(
+            &mut totals,
+            Table::Entries,
+            seq,
+            version,
+            true,
+            tags,
+            weight,
+        );
         Ok(version)
     }
 

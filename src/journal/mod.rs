@@ -16,13 +16,8 @@
 //! Killed in the middle: entries without an outcome are settled by what the tracker holds.
 //!
 //! Where to look: `folder` is the file on disk and who it belongs to, `rows` how values become columns, `writer` the
-//! one thread that writes, `index` what is answered from memory, `handle` what the rest of the program calls.
-
-use serde::{Deserialize, Serialize};
-
-use crate::file::{Checksum, Class, Content, Fid, FileName};
-use crate::ledger::FileWrite;
-use crate::version::{ClockAhead, Version};
+//! one thread that writes, `index` what is answered from memory, `handle` what the rest of the program calls;
+//! [`settle`] makes announcements of entries, and [`deliver`] takes them to the ledger.
 
 pub mod announcement;
 pub mod deliver;
@@ -32,9 +27,13 @@ mod index;
 mod look;
 mod rows;
 pub mod settle;
-#[cfg(test)]
-mod tests;
 mod writer;
+
+use serde::{Deserialize, Serialize};
+
+use crate::file::{Checksum, Class, Content, Fid, FileName};
+use crate::ledger::FileWrite;
+use crate::version::{ClockAhead, Version};
 
 pub use handle::{Intent, Journal};
 

@@ -193,9 +193,9 @@ pub fn read_entry(row: &Row<'_>) -> Result<(Entry, u32), JournalError> {
     };
     let outcome = match text(12)?.as_deref() {
         None => None,
-        Some(word) => Some(outcome_of(word).ok_or_else(|| {
-            corrupt("entries", row, format!("outcome {word:?}"))
-        })?),
+        Some(word) => Some(
+            outcome_of(word).ok_or_else(|| corrupt("entries", row, format!("outcome {word:?}")))?,
+        ),
     };
     let entry = Entry {
         seq,
@@ -320,8 +320,7 @@ impl NewAnnouncement {
 }
 
 /// The columns that [`read_outgoing`] reads; a condition and an order may follow.
-pub const SELECT_OUTBOX: &str =
-    r#"SELECT id, number, version, domain, key, "write" FROM outbox"#;
+pub const SELECT_OUTBOX: &str = r#"SELECT id, number, version, domain, key, "write" FROM outbox"#;
 
 /// Reads a row of [`SELECT_OUTBOX`], and what it counts for.
 pub fn read_outgoing(row: &Row<'_>) -> Result<(Outgoing, u32), JournalError> {

@@ -4,7 +4,7 @@
 //! the next intent of its key is in the same commit or an earlier one. An intent is answered after the
 //! commit's fsync. What was answered with a refusal is not in the tables, but for a failed fsync.
 //! A transaction that fails is rolled back: its intents are refused, its announcements are left to the caller to repeat, and
-//! outcomes and confirmations, which nobody would repeat, are kept here (an intent has one outcome and an announcement
+//! outcomes and confirmations, which nobody would repeat, are kept (an intent has one outcome and an announcement
 //! one confirmation, so they are no more than the rows that there are) and go with the next one that succeeds.
 //! After a failed fsync the kernel may have dropped what it was to write, and another fsync would lie: nothing is
 //! taken any more until the process starts anew and reads what the disk has.
@@ -60,11 +60,8 @@ pub enum Request {
         settled: Vec<(u64, Vec<NewAnnouncement>)>,
         answer: oneshot::Sender<Result<(), JournalError>>,
     },
-    /// Forget announcements.
-    Confirm {
-        ids: Vec<u64>,
-        answer: oneshot::Sender<Result<(), JournalError>>,
-    },
+    /// There are confirmed announcements to delete.
+    Confirmed,
     /// Write what waits, and end.
     Close,
 }
@@ -126,10 +123,6 @@ pub struct Writer {
     counters: Counters,
     /// Taken from the queue, not yet written, in order.
     waiting: Vec<Work>,
-    /// Confirmed, not yet deleted.
-    confirmed: BTreeSet<u64>,
-    /// Who waits for that.
-    confirmers: Vec<oneshot::Sender<Result<(), JournalError>>>,
     checkpoint_at: i32,
     /// Given up with the thread.
     _lock: File,
@@ -175,8 +168,6 @@ impl Writer {
             max_size,
             counters,
             waiting: Vec::new(),
-            confirmed: BTreeSet::new(),
-            confirmers: Vec::new(),
             checkpoint_at: CHECKPOINT,
             _lock: lock,
         }
@@ -214,7 +205,9 @@ impl Writer {
         loop {
             while self.waiting.len() < BATCH {
                 match self.requests.try_recv() {
-                    Ok(Request::Close) | Err(TryRecvError::Disconnected) => return Received::NoMore,
+                    Ok(Request::Close) | Err(TryRecvError::Disconnected) => {
+                        return Received::NoMore;
+                    }
                     Ok(request) => urgent |= self.take(request),
                     Err(TryRecvError::Empty) => break,
                 }
@@ -223,11 +216,15 @@ impl Writer {
             if urgent || full {
                 return Received::Something;
             }
-            if limit.is_none() && !self.waiting.is_empty() {
+            let lazy = !self.waiting.is_empty() || self.core.confirmed.any();
+            if limit.is_none() && lazy && !self.core.stopped() {
                 limit = Some(Instant::now() + PAUSE);
             }
             let next = match limit {
-                None => self.requests.recv().map_err(|_gone| RecvTimeoutError::Disconnected),
+                None => self
+                    .requests
+                    .recv()
+                    .map_err(|_gone| RecvTimeoutError::Disconnected),
                 Some(limit) => self
                     .requests
                     .recv_timeout(limit.saturating_duration_since(Instant::now())),
@@ -270,11 +267,7 @@ impl Writer {
             Request::Announce { settled, answer } => {
                 self.waiting.push(Work::Announce { settled, answer });
             }
-            Request::Confirm { ids, answer } => {
-                self.confirmed.extend(ids);
-                self.confirmers.push(answer);
-            }
-            Request::Close => {}
+            Request::Confirmed | Request::Close => return false,
         }
         true
     }
@@ -285,19 +278,22 @@ impl Writer {
             return self.refuse(&self.core.why_unwritable());
         }
         let after = self.stamp();
-        let nothing = self.waiting.is_empty() && self.confirmed.is_empty();
-        if nothing && !self.core.ailing() {
-            return self.answer_confirmers(None);
+        let confirmed = self.core.confirmed.all();
+        if self.waiting.is_empty() && confirmed.is_empty() && !self.core.ailing() {
+            return;
         }
-        let mut tried = self.write(after);
+        let mut tried = self.write(after, &confirmed);
         if tried.as_ref().is_err_and(|why| !is_lost_sync(why)) && LOG.get() > 0 {
             // Where there is no room for the log to grow there may be room to start it anew.
             if self.checkpoint("PRAGMA wal_checkpoint(PASSIVE)") && !self.core.stopped() {
-                tried = self.write(after);
+                tried = self.write(after, &confirmed);
             }
         }
         match tried {
-            Ok((effects, after)) => self.committed(effects, after),
+            Ok((effects, after)) => {
+                self.committed(effects, after);
+                self.core.confirmed.deleted(&confirmed);
+            }
             Err(why) => self.failed(&why),
         }
         if LOG.get() >= self.checkpoint_at && !self.core.ailing() {
@@ -321,7 +317,11 @@ impl Writer {
             }
             let weight = new.entry.weight();
             let tags = new.intent.tags();
-            match self.core.index.stamp(&self.core.clock, after.seq + 1, tags, weight) {
+            match self
+                .core
+                .index
+                .stamp(&self.core.clock, after.seq + 1, tags, weight)
+            {
                 Ok(version) => {
                     after.seq += 1;
                     stamped += 1;
@@ -340,7 +340,11 @@ impl Writer {
     }
 
     /// The transaction. What it does in memory is for the caller to do when it has succeeded.
-    fn write(&self, mut after: Counters) -> rusqlite::Result<(Vec<Effect>, Counters)> {
+    fn write(
+        &self,
+        mut after: Counters,
+        confirmed: &BTreeSet<u64>,
+    ) -> rusqlite::Result<(Vec<Effect>, Counters)> {
         fail::fail_point!("journal::write", |code| Err(injected(code)));
         let transaction = self.db.unchecked_transaction()?;
         let mut effects = Vec::with_capacity(self.waiting.len());
@@ -357,7 +361,7 @@ impl Writer {
                 }
             }
         }
-        for id in &self.confirmed {
+        for id in confirmed {
             if let Some(file) = rows::delete_outgoing(&self.db, *id)? {
                 let tags = self.core.index.tags(&[&file]);
                 effects.push(Effect::Gone(Table::Outbox, *id, tags));
@@ -453,7 +457,6 @@ impl Writer {
                 }
             }
         }
-        self.confirmed.clear();
         self.core.set_state(State::Taking);
         for work in self.waiting.drain(..) {
             match work {
@@ -467,7 +470,6 @@ impl Writer {
                 Work::Outcome(_) => {}
             }
         }
-        self.answer_confirmers(None);
         if work_to_do {
             self.core.wake();
         }
@@ -504,22 +506,6 @@ impl Writer {
                 Work::Outcome(_) if stopped => {}
                 Work::Outcome(handed_in) => self.waiting.push(Work::Outcome(handed_in)),
             }
-        }
-        if stopped {
-            self.confirmed.clear();
-        }
-        self.answer_confirmers(Some(why));
-    }
-
-    fn answer_confirmers(&mut self, why: Option<&str>) {
-        for answer in self.confirmers.drain(..) {
-            let _gone = answer.send(match why {
-                None => Ok(()),
-                Some(why) => Err(JournalError::Failed {
-                    doing: "delete confirmed announcements from the journal",
-                    why: why.to_owned(),
-                }),
-            });
         }
     }
 

@@ -4,7 +4,8 @@
 //!
 //! - **No transactions, no read before write.** A write sets cells, each at a timestamp that is part of its value
 //!   (a head's `version`, a replica's `since`, a gap's `observed`). The greater timestamp wins, on equal ones
-//!   the greater bytes. So every write may be repeated, delayed and reordered, and ends the same.
+//!   the greater bytes ([`Cell`](crate::file::Cell)). So every write may be repeated, delayed and reordered, and ends
+//!   the same; one that is older than what is there succeeds and changes nothing.
 //! - **Cells, not rows.** Head and class are cells of their own; replicas are set one datacenter at a time.
 //! - **Streams instead of clocks.** A node numbers its changes 1, 2, 3 … without holes; a reader therefore
 //!   knows what it has not seen.
@@ -26,7 +27,10 @@ use crate::version::Version;
 
 pub mod embedded;
 #[cfg(test)]
-mod suite;
+mod laws;
+mod rows;
+#[cfg(any(test, feature = "ledger-suite"))]
+pub mod suite;
 
 /// How sure an answer or a write has to be. The embedded ledger has one copy, so all are one to it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -162,7 +166,8 @@ impl std::fmt::Display for StreamId {
     }
 }
 
-/// One entry of a stream: this file has a revision (or class) of at least this version. Never deleted.
+/// One entry of a stream: this file has a revision (or class) of at least this version. Never deleted; a number
+/// is used once, and its cells carry `version` as their timestamp.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Change {
     /// Its number in the stream, from 1.
@@ -205,8 +210,20 @@ impl TokenRange {
 pub struct Page {
     /// Files with their records, in the ring's order.
     pub files: Vec<(FileName, FileRecord)>,
+    /// Files of the page that this program cannot read. Left out of `files`, so that one bad row does not
+    /// keep a scan from the rest; whoever scans has to name them to an operator.
+    pub unreadable: Vec<Unreadable>,
     /// Where the next page begins; `None` when the range is done. Only this ledger can read it.
     pub next: Option<String>,
+}
+
+/// A file whose record cannot be read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unreadable {
+    /// Which file.
+    pub file: FileName,
+    /// Which cell of it, and what is wrong.
+    pub why: String,
 }
 
 /// What did not work at once, in one datacenter.
@@ -287,6 +304,10 @@ pub struct Cursor {
 }
 
 /// The ledger. Every call may be repeated; none waits without limit.
+///
+/// Each `set_` keeps the later of what is there and what comes, as a whole, by [`Cell`](crate::file::Cell); so does
+/// [`Self::write`] for each cell. What a reader cannot read in full is an error, and never a shorter list: who
+/// decides by nodes, datacenters or placements must not decide by a part of them.
 #[async_trait]
 pub trait Ledger: Send + Sync + 'static {
     /// Sets cells of one file.
@@ -298,7 +319,8 @@ pub trait Ledger: Send + Sync + 'static {
     ) -> Result<(), LedgerError>;
     /// What is known of one file; an empty record if nothing is.
     async fn read(&self, file: &FileName, strength: Strength) -> Result<FileRecord, LedgerError>;
-    /// Up to `limit` files of a range, from its beginning or from an earlier page's `next`.
+    /// Up to `limit` files of a range, from its beginning or from an earlier page's `next`. A page may hold fewer,
+    /// even none, before the end; only its `next` tells.
     async fn scan(
         &self,
         range: TokenRange,
@@ -324,7 +346,8 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// Sets a gap of one datacenter.
     async fn set_gap(&self, datacenter: &Datacenter, gap: &Gap) -> Result<(), LedgerError>;
-    /// Takes a gap away, as observed at `observed`: a later observation of it stays.
+    /// Takes a gap away, as observed at `observed`: a later observation of it stays, an earlier or equal one that
+    /// arrives afterwards is not set any more. (That is remembered for days, not for ever.)
     async fn clear_gap(
         &self,
         datacenter: &Datacenter,
@@ -371,6 +394,13 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// A line for `status`: which ledger this is.
     fn describe(&self) -> String;
+    /// A number that is another one when somebody has written, for [`Self::wait_for_news_since`].
+    fn news(&self) -> u64;
+    /// Waits until somebody may have written since [`Self::news`] was `seen`, or `limit` has passed. Who
+    /// takes `seen` before reading misses nothing that was written while it read.
+    async fn wait_for_news_since(&self, seen: u64, limit: Duration);
     /// Waits until somebody may have written, or `limit` has passed: a hint that saves polling.
-    async fn wait_for_news(&self, limit: Duration);
+    async fn wait_for_news(&self, limit: Duration) {
+        self.wait_for_news_since(self.news(), limit).await;
+    }
 }

@@ -1,1 +1,0 @@
-//! The ledger of one machine: an SQLite file.

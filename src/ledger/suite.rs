@@ -1,1 +1,0 @@
-//! What every ledger must pass.

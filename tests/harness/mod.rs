@@ -1,0 +1,621 @@
+//! Two datacenters of real processes, real sockets and real files, for the tests of promises.
+//!
+//! Every process is the program itself (`phylactery tracker`, `phylactery run`); a test kills and starts them as an
+//! operator or a power cut would. All end with the test, also when it panics.
+
+#![allow(dead_code, reason = "each test uses a part of the harness")]
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mogilefs_protocol::client::{
+    Client, ClientError, CreateClose, CreateOpen, GetPaths, ListKeys, Timeouts,
+};
+use phylactery::file::{Datacenter, FileName};
+use phylactery::ledger::embedded::EmbeddedLedger;
+use phylactery::ledger::{FileRecord, Ledger, Page, Strength, TokenRange};
+
+/// How long a condition may take to come true. Generous: it is only used up by a failure.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A child process that dies with the test.
+pub struct Process {
+    child: Child,
+    /// What it is, for messages.
+    pub name: String,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts the program itself.
+    pub fn start(name: &str, log: &Path, args: &[&str], environment: &[(&str, &str)]) -> Process {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_phylactery"));
+        command.args(args).envs(environment.iter().copied());
+        Process::spawn(name, log, command)
+    }
+
+    /// Starts any command, with its output in `log`.
+    pub fn spawn(name: &str, log: &Path, mut command: Command) -> Process {
+        let output = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(log)
+            .expect("a log file");
+        command
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().expect("a second handle"))
+            .stderr(output);
+        // Also when the test process itself is killed.
+        #[expect(
+            unsafe_code,
+            reason = "prctl is safe between fork and exec: it only sets a flag"
+        )]
+        unsafe {
+            command.pre_exec(|| {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                Ok(())
+            });
+        }
+        let child = command
+            .spawn()
+            .unwrap_or_else(|why| panic!("start {name}: {why}"));
+        Process {
+            child,
+            name: name.to_owned(),
+            log: log.to_owned(),
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn signal(&self, signal: i32) {
+        #[expect(unsafe_code, reason = "a signal to our own child")]
+        let sent = unsafe { libc::kill(self.child.id() as i32, signal) };
+        assert_eq!(sent, 0, "signal {signal} to {}", self.name);
+    }
+
+    /// `kill -9`, and waits for the end.
+    pub fn kill(&mut self) {
+        let _gone_already = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+
+    /// Asks it to stop and waits; the exit code.
+    pub fn terminate(&mut self) -> Option<i32> {
+        self.signal(libc::SIGTERM);
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait().expect("our child") {
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        panic!("{} does not stop\n{}", self.name, self.log());
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("our child").is_some()
+    }
+
+    pub fn log(&self) -> String {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let tail: Vec<&str> = text.lines().rev().take(60).collect();
+        tail.into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+
+    /// Resident memory in bytes.
+    pub fn resident(&self) -> u64 {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmRSS:"))
+            .expect("Linux says so");
+        let kib: u64 = line
+            .split_whitespace()
+            .nth(1)
+            .and_then(|n| n.parse().ok())
+            .expect("a number");
+        kib << 10
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!("--- end of the log of {}:\n{}", self.name, self.log());
+        }
+    }
+}
+
+/// Ports that nobody listens on now.
+pub fn free_ports<const N: usize>() -> [u16; N] {
+    let listeners: Vec<TcpListener> = (0..N)
+        .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port"))
+        .collect();
+    std::array::from_fn(|n| listeners[n].local_addr().expect("bound").port())
+}
+
+/// Waits until `probe` says yes; else panics with the last thing it said.
+pub async fn until<T>(what: &str, mut probe: impl AsyncFnMut() -> Result<T, String>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match probe().await {
+            Ok(value) => return value,
+            Err(last) if Instant::now() >= deadline => {
+                panic!("{what}: not within {PATIENCE:?}; last: {last}")
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+}
+
+/// One datacenter: a tracker process and a phylactery process in front of it.
+pub struct Site {
+    pub name: Datacenter,
+    pub folder: PathBuf,
+    pub proxy: SocketAddr,
+    pub tracker: SocketAddr,
+    pub storage: SocketAddr,
+    pub api: SocketAddr,
+    pub tracker_process: Option<Process>,
+    pub node_process: Option<Process>,
+    pub node_environment: Vec<(String, String)>,
+}
+
+impl Site {
+    fn new(name: &str, home: &Path, ledger: &Path, more: &str) -> Site {
+        let [proxy, tracker, storage, api] = free_ports();
+        let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let folder = home.join(name);
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let config = format!(
+            "[datacenter]\nname = \"{name}\"\n\n[proxy]\nlisten = \"{}\"\ntrackers = [\"{}\"]\n\n\
+             [journal]\npath = \"journal\"\nquiet_time = \"1s\"\n\n[ledger]\nkind = \"embedded\"\npath = \"{}\"\n\n\
+             [repair]\nretry_first = \"200ms\"\nretry_most = \"2s\"\n\n[api]\nlisten = \"{}\"\n{more}",
+            at(proxy),
+            at(tracker),
+            ledger.display(),
+            at(api),
+        );
+        std::fs::write(folder.join("phylactery.toml"), config).expect("written");
+        Site {
+            name: name.parse().expect("a name"),
+            folder,
+            proxy: at(proxy),
+            tracker: at(tracker),
+            storage: at(storage),
+            api: at(api),
+            tracker_process: None,
+            node_process: None,
+            node_environment: Vec::new(),
+        }
+    }
+
+    pub async fn start_tracker(&mut self) {
+        let (listen, storage) = (self.tracker.to_string(), self.storage.to_string());
+        let folder = self.folder.join("tracker");
+        let args = [
+            "tracker",
+            "--dir",
+            folder.to_str().expect("a plain path"),
+            "--listen",
+            &listen,
+            "--storage-listen",
+            &storage,
+        ];
+        let name = format!("tracker of {}", self.name);
+        self.tracker_process = Some(Process::start(
+            &name,
+            &self.folder.join("tracker.log"),
+            &args,
+            &[],
+        ));
+        let tracker = self.tracker;
+        until(&format!("{name} answers"), async || {
+            Client::connect(tracker, Timeouts::default())
+                .await
+                .map_err(|why| why.to_string())?;
+            Ok(())
+        })
+        .await;
+    }
+
+    /// Starts the node without waiting for it.
+    pub fn launch_node(&mut self) {
+        let config = self.folder.join("phylactery.toml");
+        let args = ["run", "--config", config.to_str().expect("a plain path")];
+        let environment: Vec<(&str, &str)> = self
+            .node_environment
+            .iter()
+            .map(|(k, v)| (k.as_str(), v.as_str()))
+            .collect();
+        let name = format!("node of {}", self.name);
+        self.node_process = Some(Process::start(
+            &name,
+            &self.folder.join("node.log"),
+            &args,
+            &environment,
+        ));
+    }
+
+    pub async fn start_node(&mut self) {
+        self.launch_node();
+        let (proxy, api) = (self.proxy, self.api);
+        until(&format!("node of {} listens", self.name), async || {
+            for address in [proxy, api] {
+                tokio::net::TcpStream::connect(address)
+                    .await
+                    .map_err(|why| format!("{address}: {why}"))?;
+            }
+            Ok(())
+        })
+        .await;
+    }
+
+    pub fn node(&mut self) -> &mut Process {
+        self.node_process.as_mut().expect("the node was started")
+    }
+
+    /// `GET` of the API, as JSON.
+    pub async fn get(&self, path: &str) -> Result<serde_json::Value, String> {
+        let url = format!("http://{}{path}", self.api);
+        let response = reqwest::get(&url).await.map_err(|why| why.to_string())?;
+        let status = response.status();
+        let body = response.text().await.map_err(|why| why.to_string())?;
+        if !status.is_success() {
+            return Err(format!("{status}: {body}"));
+        }
+        serde_json::from_str(&body).map_err(|why| format!("{why}: {body}"))
+    }
+
+    /// All keys of a domain with their bytes, read from the tracker itself, not through the proxy.
+    pub async fn files(&self, domain: &str) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, String> {
+        let mut client = Client::connect(self.tracker, Timeouts::default())
+            .await
+            .map_err(|why| why.to_string())?;
+        let mut files = BTreeMap::new();
+        for key in keys(&mut client, domain).await? {
+            let bytes = fetch_with(&mut client, domain, &key).await?;
+            files.insert(key, bytes);
+        }
+        Ok(files)
+    }
+}
+
+async fn keys(client: &mut Client, domain: &str) -> Result<Vec<Vec<u8>>, String> {
+    let mut keys = Vec::new();
+    let mut after = Vec::new();
+    loop {
+        let list = ListKeys {
+            domain: domain.as_bytes(),
+            after: &after,
+            ..Default::default()
+        };
+        let page = match client.list_keys(&list).await {
+            Ok(page) => page,
+            Err(why) if why.is_code("unreg_domain") => return Ok(keys),
+            Err(why) => return Err(why.to_string()),
+        };
+        if page.keys.is_empty() {
+            return Ok(keys);
+        }
+        keys.extend(page.keys);
+        match page.next_after {
+            Some(next) => after = next,
+            None => return Ok(keys),
+        }
+    }
+}
+
+async fn fetch_with(client: &mut Client, domain: &str, key: &[u8]) -> Result<Vec<u8>, String> {
+    let paths = client
+        .get_paths(&GetPaths {
+            domain: domain.as_bytes(),
+            key,
+            noverify: true,
+            ..Default::default()
+        })
+        .await
+        .map_err(|why| format!("get_paths {}: {why}", key.escape_ascii()))?;
+    let mut last = "no path".to_owned();
+    for path in paths {
+        match get(&path).await {
+            Ok(bytes) => return Ok(bytes),
+            Err(why) => last = why,
+        }
+    }
+    Err(format!("{}: {last}", key.escape_ascii()))
+}
+
+async fn get(url: &str) -> Result<Vec<u8>, String> {
+    let response = reqwest::get(url).await.map_err(|why| why.to_string())?;
+    if !response.status().is_success() {
+        return Err(format!("GET {url}: {}", response.status()));
+    }
+    Ok(response
+        .bytes()
+        .await
+        .map_err(|why| why.to_string())?
+        .to_vec())
+}
+
+/// A MogileFS client as tests use it: one connection, the whole upload in one call.
+pub struct Mogile {
+    client: Client,
+    http: reqwest::Client,
+}
+
+impl Mogile {
+    pub async fn connect(address: SocketAddr) -> Result<Mogile, ClientError> {
+        let timeouts = Timeouts {
+            reply: Duration::from_secs(20),
+            ..Timeouts::default()
+        };
+        Ok(Mogile {
+            client: Client::connect(address, timeouts).await?,
+            http: reqwest::Client::new(),
+        })
+    }
+
+    /// Opens, puts, closes. The error says whether the tracker may have closed it.
+    pub async fn store(
+        &mut self,
+        domain: &str,
+        key: &[u8],
+        class: &str,
+        bytes: &[u8],
+    ) -> Result<u64, Failed> {
+        let mut open = CreateOpen {
+            domain: domain.as_bytes(),
+            key,
+            ..Default::default()
+        };
+        if !class.is_empty() {
+            open.class = Some(class.as_bytes());
+        }
+        let opened = self
+            .client
+            .create_open(&open)
+            .await
+            .map_err(Failed::before)?;
+        let destination = &opened.destinations[0];
+        let put = self
+            .http
+            .put(&destination.path)
+            .body(bytes.to_vec())
+            .send()
+            .await;
+        if !put.is_ok_and(|answer| answer.status().is_success()) {
+            return Err(Failed {
+                certain: true,
+                why: "PUT failed".into(),
+            });
+        }
+        let close = CreateClose {
+            domain: domain.as_bytes(),
+            key,
+            fid: opened.fid,
+            devid: destination.devid,
+            path: &destination.path,
+            size: Some(bytes.len() as u64),
+            ..Default::default()
+        };
+        self.client.create_close(&close).await.map_err(Failed::of)?;
+        Ok(opened.fid)
+    }
+
+    pub async fn delete(&mut self, domain: &str, key: &[u8]) -> Result<(), Failed> {
+        self.client
+            .delete(domain.as_bytes(), key)
+            .await
+            .map_err(Failed::of)
+    }
+
+    pub async fn rename(&mut self, domain: &str, from: &[u8], to: &[u8]) -> Result<(), Failed> {
+        self.client
+            .rename(domain.as_bytes(), from, to)
+            .await
+            .map_err(Failed::of)
+    }
+
+    pub async fn updateclass(
+        &mut self,
+        domain: &str,
+        key: &[u8],
+        class: &str,
+    ) -> Result<(), Failed> {
+        self.client
+            .updateclass(domain.as_bytes(), key, class.as_bytes())
+            .await
+            .map_err(Failed::of)
+    }
+
+    pub async fn fetch(&mut self, domain: &str, key: &[u8]) -> Result<Vec<u8>, String> {
+        fetch_with(&mut self.client, domain, key).await
+    }
+
+    pub fn raw(&mut self) -> &mut Client {
+        &mut self.client
+    }
+}
+
+/// A request that was not acknowledged.
+#[derive(Debug)]
+pub struct Failed {
+    /// Nothing has happened, for sure: the tracker or the proxy said so.
+    pub certain: bool,
+    pub why: String,
+}
+
+impl Failed {
+    fn of(why: ClientError) -> Failed {
+        let certain = match &why {
+            // These are what a request gives that was already carried out once.
+            ClientError::Tracker { code, .. } => {
+                !["unknown_key", "no_temp_file", "failure"].contains(&code.as_str())
+            }
+            other => !other.maybe_seen(),
+        };
+        Failed {
+            certain,
+            why: why.to_string(),
+        }
+    }
+
+    fn before(why: ClientError) -> Failed {
+        Failed {
+            certain: true,
+            why: why.to_string(),
+        }
+    }
+}
+
+/// Two datacenters, `ma01` and `tx01`, and the ledger that they share.
+pub struct Cluster {
+    pub ma01: Site,
+    pub tx01: Site,
+    pub ledger_path: PathBuf,
+    home: tempfile::TempDir,
+}
+
+impl Cluster {
+    /// Starts all four processes. `more` is added to each configuration file.
+    pub async fn start(more: &str) -> Cluster {
+        let mut cluster = Cluster::prepare(more).await;
+        cluster.ma01.start_node().await;
+        cluster.tx01.start_node().await;
+        cluster
+    }
+
+    /// Starts the trackers only, with the domain `photos` (class `thumb`) in ma01.
+    pub async fn prepare(more: &str) -> Cluster {
+        let home = tempfile::tempdir().expect("a folder");
+        let ledger_path = home.path().join("ledger.db");
+        let mut cluster = Cluster {
+            ma01: Site::new("ma01", home.path(), &ledger_path, more),
+            tx01: Site::new("tx01", home.path(), &ledger_path, more),
+            ledger_path,
+            home,
+        };
+        cluster.ma01.start_tracker().await;
+        cluster.tx01.start_tracker().await;
+        let mut client = Client::connect(cluster.ma01.tracker, Timeouts::default())
+            .await
+            .expect("it listens");
+        client.create_domain(b"photos").await.expect("a new domain");
+        let thumb = mogilefs_protocol::client::ClassSettings {
+            domain: b"photos",
+            class: b"thumb",
+            mindevcount: 2,
+            ..Default::default()
+        };
+        client.create_class(&thumb).await.expect("a new class");
+        cluster
+    }
+
+    pub fn home(&self) -> &Path {
+        self.home.path()
+    }
+
+    pub fn sites(&mut self) -> [&mut Site; 2] {
+        [&mut self.ma01, &mut self.tx01]
+    }
+
+    /// A handle of its own on the ledger, as a third process.
+    pub fn ledger(&self) -> Arc<dyn Ledger> {
+        Arc::new(EmbeddedLedger::open(&self.ledger_path).expect("the ledger opens"))
+    }
+
+    /// Waits until nothing is under way: journals empty, no gaps, every file of the ledger whole in both datacenters.
+    pub async fn settled(&self) {
+        let ledger = self.ledger();
+        until("the datacenters converge", async || {
+            for site in [&self.ma01, &self.tx01] {
+                let status = site.get("/v1/status").await?;
+                if status["journal"]["depth"] != 0 || status["gaps"] != 0 {
+                    return Err(format!("{}: {status:#}", site.name));
+                }
+            }
+            for (file, record) in all_files(&*ledger).await {
+                for site in [&self.ma01, &self.tx01] {
+                    if !record.is_whole_in(&site.name, true) {
+                        return Err(format!("{file:?} in {}: {record:#?}", site.name));
+                    }
+                }
+            }
+            Ok(())
+        })
+        .await;
+    }
+
+    /// After [`Self::settled`]: both trackers hold the same files, byte for byte, and these are what the ledger says.
+    pub async fn same_files(&self, domain: &str) -> BTreeMap<Vec<u8>, Vec<u8>> {
+        let (here, there) = (self.ma01.files(domain).await, self.tx01.files(domain).await);
+        let (here, there) = (here.expect("ma01 reads"), there.expect("tx01 reads"));
+        let keys = |files: &BTreeMap<Vec<u8>, Vec<u8>>| -> Vec<String> {
+            files
+                .keys()
+                .map(|key| key.escape_ascii().to_string())
+                .collect()
+        };
+        assert_eq!(keys(&here), keys(&there), "the same keys");
+        for (key, bytes) in &here {
+            assert!(
+                there[key] == *bytes,
+                "{}: different bytes",
+                key.escape_ascii()
+            );
+        }
+        let ledger = self.ledger();
+        let mut told: Vec<String> = all_files(&*ledger)
+            .await
+            .into_iter()
+            .filter(|(file, record)| file.domain.escaped() == domain && record.content().is_some())
+            .map(|(file, _)| file.key.bytes().escape_ascii().to_string())
+            .collect();
+        let mut held = keys(&here);
+        told.sort();
+        held.sort();
+        assert_eq!(
+            told, held,
+            "the ledger names exactly the files that are there"
+        );
+        here
+    }
+}
+
+/// Every file of a ledger.
+pub async fn all_files(ledger: &dyn Ledger) -> Vec<(FileName, FileRecord)> {
+    let mut files = Vec::new();
+    let mut from: Option<String> = None;
+    loop {
+        let page: Page = ledger
+            .scan(TokenRange::ALL, from.as_deref(), 1_000)
+            .await
+            .expect("the ledger scans");
+        files.extend(page.files);
+        match page.next {
+            Some(next) => from = Some(next),
+            None => return files,
+        }
+    }
+}
+
+/// One file's record.
+pub async fn record(ledger: &dyn Ledger, domain: &str, key: &[u8]) -> FileRecord {
+    let file = FileName::from_bytes(domain.as_bytes(), key);
+    ledger
+        .read(&file, Strength::Local)
+        .await
+        .expect("the ledger reads")
+}
