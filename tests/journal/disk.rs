@@ -117,7 +117,10 @@ fn a_full_disk_refuses_until_there_is_room_and_loses_nothing() {
         intended(&journal, put("more"))
             .await
             .outcome(Outcome::Happened);
-        until("rest", async || (journal.depth().open == 0, journal.depth())).await;
+        until("rest", async || {
+            (journal.depth().open == 0, journal.depth())
+        })
+        .await;
         assert_memory_agrees(&journal).await;
         journal.close().await;
         let journal = open(&folder);
