@@ -1,0 +1,325 @@
+//! Repair: bringing here what is missing here, and taking away what was deleted elsewhere.
+//!
+//! Finders find files ([`tail`], [`retry`], [`scan`]); one idempotent step acts on a file ([`reconcile`]), by a copy
+//! ([`copy`]) or by a change in the local tracker ([`apply`]); what did not work is parked by name ([`park`]).
+//!
+//! Always true: nothing newer is replaced by older, whatever finds a file how often; a cursor passes a file only when it is
+//! done or parked; a client never waits for repair.
+//! Never here: what a client changed (`proxy`), and what this datacenter holds as the ledger is told it (`journal`).
+//! Killed in the middle: cursors, gaps and intents are on disk; everything else is found again.
+
+mod apply;
+mod copy;
+mod fetch;
+mod park;
+mod reconcile;
+mod registry;
+mod retry;
+mod scan;
+pub mod status;
+mod tail;
+mod trouble;
+mod work;
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::RepairConfig;
+use crate::events::Events;
+use crate::file::Datacenter;
+use crate::journal::Journal;
+use crate::ledger::{Ledger, LedgerError, NodeRecord, StreamId};
+use crate::locks::KeyLocks;
+use crate::trackers::Trackers;
+use crate::version::Version;
+
+use reconcile::Reconciler;
+use registry::Registry;
+use status::{CopyFigures, Figures, Progress, State, Status};
+use trouble::{Pauses, Trouble};
+
+/// How long a stop waits for what is under way: longer than any exchange with a tracker.
+const LAST_MOMENT: Duration = Duration::from_secs(5);
+
+/// Files looked up in journal and ledger at once.
+const LOOKS: usize = 64;
+
+/// What repair works with.
+pub struct RepairParts {
+    /// `[repair]`
+    pub config: RepairConfig,
+    /// This datacenter.
+    pub datacenter: Datacenter,
+    /// Where it is said what should be here.
+    pub ledger: Arc<dyn Ledger>,
+    /// Where repair's own changes are written down before they are made.
+    pub journal: Journal,
+    /// The locks that proxy and repair share.
+    pub locks: KeyLocks,
+    /// The trackers of this datacenter, over connections that clients do not use.
+    pub trackers: Arc<Trackers>,
+    /// Where it is told what repair does.
+    pub events: Events,
+}
+
+/// Repair could not be started.
+#[derive(Debug, thiserror::Error)]
+#[error("set up the HTTP client that fetches from storage nodes")]
+pub struct StartError(#[from] reqwest::Error);
+
+/// The running workers. Dropped, they stop at once; [`Repair::stop`] lets them finish what is short.
+pub struct Repair {
+    shared: Arc<Shared>,
+    workers: tokio::sync::Mutex<JoinSet<()>>,
+}
+
+/// What the workers share.
+struct Shared {
+    reconciler: Arc<Reconciler>,
+    tail: Arc<Figures>,
+    retry: Arc<Figures>,
+    scan: Arc<Figures>,
+    /// The nodes of other datacenters, and when they were read.
+    nodes: Mutex<Option<(Version, Vec<NodeRecord>)>>,
+    /// Since when a scan is asked for.
+    scan_wanted: Mutex<Option<Version>>,
+    scan_asked: Notify,
+}
+
+impl Repair {
+    /// Starts the workers, if the configuration has them enabled.
+    ///
+    /// # Errors
+    /// If there is no HTTP client to be had.
+    pub fn start(parts: RepairParts) -> Result<Repair, StartError> {
+        let enabled = parts.config.enabled;
+        let registry = Registry::new(
+            Arc::clone(&parts.ledger),
+            parts.datacenter.clone(),
+            Arc::clone(&parts.trackers),
+        );
+        let reconciler = Reconciler {
+            datacenter: parts.datacenter,
+            copies: Semaphore::new(parts.config.copies_at_once.max(1)),
+            looks: Semaphore::new(LOOKS),
+            config: parts.config,
+            ledger: parts.ledger,
+            journal: parts.journal,
+            locks: parts.locks,
+            local: parts.trackers,
+            registry,
+            events: parts.events,
+            http: fetch::http_client()?,
+            figures: CopyFigures::default(),
+            at_work: KeyLocks::default(),
+            trouble: Trouble::default(),
+            stop: CancellationToken::new(),
+        };
+        let shared = Arc::new(Shared {
+            reconciler: Arc::new(reconciler),
+            tail: Arc::new(Figures::new("tail")),
+            retry: Arc::new(Figures::new("retry")),
+            scan: Arc::new(Figures::new("scan")),
+            nodes: Mutex::default(),
+            scan_wanted: Mutex::default(),
+            scan_asked: Notify::new(),
+        });
+        let mut workers = JoinSet::new();
+        if enabled {
+            workers.spawn(keep(
+                Arc::clone(&shared),
+                Arc::clone(&shared.tail),
+                |shared| tail::run(shared).boxed(),
+            ));
+            workers.spawn(keep(
+                Arc::clone(&shared),
+                Arc::clone(&shared.retry),
+                |shared| retry::run(shared).boxed(),
+            ));
+            workers.spawn(keep(
+                Arc::clone(&shared),
+                Arc::clone(&shared.scan),
+                |shared| scan::run(shared).boxed(),
+            ));
+        } else {
+            shared.figures().for_each(|figures| figures.pause(true));
+        }
+        Ok(Repair {
+            shared,
+            workers: tokio::sync::Mutex::new(workers),
+        })
+    }
+
+    /// What the workers are doing.
+    pub fn status(&self) -> Status {
+        let copies = &self.shared.reconciler.figures;
+        Status {
+            workers: self
+                .shared
+                .figures()
+                .map(|figures| figures.read())
+                .collect(),
+            copies_in_flight: copies.in_flight.load(Ordering::Relaxed),
+            files_copied: copies.files.load(Ordering::Relaxed),
+            bytes_copied: copies.bytes.load(Ordering::Relaxed),
+            caught_up: self.caught_up(),
+        }
+    }
+
+    /// The moment T such that every change that a node of another datacenter recorded before T is done or parked
+    /// by name here, and all files were scanned since this journal began. `None` while that cannot be said of any.
+    ///
+    /// A node that is silent holds T back. "In sync" takes more: no gaps, and nothing undelivered here.
+    pub fn caught_up(&self) -> Option<Version> {
+        self.shared.caught_up()
+    }
+
+    /// Asks for a scan of all files, now or after the one under way.
+    pub fn ask_for_scan(&self) {
+        self.shared.ask_for_scan();
+    }
+
+    /// Pauses or resumes the worker of this name. False if there is none.
+    pub fn pause(&self, worker: &str, paused: bool) -> bool {
+        let found = self
+            .shared
+            .figures()
+            .find(|figures| figures.name() == worker);
+        found.inspect(|figures| figures.pause(paused)).is_some()
+    }
+
+    /// Stops the workers: what is short comes to its end, long copies are left and begun anew after a start.
+    pub async fn stop(&self) {
+        self.shared.reconciler.stop.cancel();
+        self.shared
+            .figures()
+            .for_each(|figures| figures.pause(false));
+        let mut workers = self.workers.lock().await;
+        while workers.join_next().await.is_some() {}
+    }
+}
+
+impl Shared {
+    fn figures(&self) -> impl Iterator<Item = &Arc<Figures>> {
+        [&self.tail, &self.retry, &self.scan].into_iter()
+    }
+
+    fn ask_for_scan(&self) {
+        self.scan_wanted
+            .lock()
+            .get_or_insert_with(crate::version::wall_clock);
+        self.scan_asked.notify_one();
+    }
+
+    /// Whether a whole scan ended that began after `moment`.
+    fn scanned_since(&self, moment: Version) -> bool {
+        match &*self.scan.progress.lock() {
+            Progress::Scan(scan) => scan.ended_scan_began.is_some_and(|began| began > moment),
+            Progress::None | Progress::Tail(_) => false,
+        }
+    }
+
+    fn node(&self, stream: &StreamId) -> Option<NodeRecord> {
+        let nodes = self.nodes.lock();
+        nodes
+            .as_ref()?
+            .1
+            .iter()
+            .find(|node| node.stream == *stream)
+            .cloned()
+    }
+
+    /// Whether the node of this stream has another journal by now.
+    fn is_superseded(&self, stream: &StreamId) -> bool {
+        let nodes = self.nodes.lock();
+        nodes
+            .as_ref()
+            .is_some_and(|(_, nodes)| is_superseded(nodes, stream))
+    }
+
+    fn caught_up(&self) -> Option<Version> {
+        if !self.scanned_since(Version(0)) {
+            return None;
+        }
+        let nodes = self.nodes.lock();
+        let (read, nodes) = nodes.as_ref()?;
+        let progress = self.tail.progress.lock();
+        let mut until = *read;
+        for node in nodes {
+            let Progress::Tail(streams) = &*progress else {
+                return None;
+            };
+            let stream = streams.get(&node.stream.to_string())?;
+            if stream.cursor < stream.last_number.max(node.last_number) {
+                return None;
+            }
+            if !is_superseded(nodes, &node.stream) {
+                until = until.min(stream.complete_until);
+            }
+        }
+        Some(until)
+    }
+}
+
+fn is_superseded(nodes: &[NodeRecord], stream: &StreamId) -> bool {
+    let heartbeat = nodes
+        .iter()
+        .find(|node| node.stream == *stream)
+        .map(|node| node.heartbeat);
+    nodes.iter().any(|node| {
+        node.stream.datacenter == stream.datacenter
+            && node.stream.node == stream.node
+            && node.stream.incarnation != stream.incarnation
+            && Some(node.heartbeat) > heartbeat
+    })
+}
+
+/// Keeps one worker going: begins it again, after a pause, whatever it ended by.
+async fn keep(
+    shared: Arc<Shared>,
+    figures: Arc<Figures>,
+    run: fn(Arc<Shared>) -> BoxFuture<'static, Result<(), LedgerError>>,
+) {
+    let mut pauses = Pauses::default();
+    let stop = &shared.reconciler.stop;
+    while !stop.is_cancelled() {
+        let began = tokio::time::Instant::now();
+        match AssertUnwindSafe(run(Arc::clone(&shared)))
+            .catch_unwind()
+            .await
+        {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                shared.reconciler.trouble.begin(&error);
+                figures.note(error.to_string());
+            }
+            Err(_panic) => {
+                tracing::error!(
+                    worker = figures.name(),
+                    "a worker failed; it is begun again"
+                );
+                figures.note("it failed by a mistake in the program: see the log".to_owned());
+            }
+        }
+        figures.state(if shared.reconciler.trouble.is_away() {
+            State::WaitingForLedger
+        } else {
+            State::Idle
+        });
+        if began.elapsed() > Duration::from_secs(60) {
+            pauses = Pauses::default();
+        }
+        if !pauses.wait(stop).await {
+            break;
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Files that did not work at once, parked by name in the ledger's `gaps`.
+//!
+//! Always true: a gap is written at a hybrid time taken when it was observed, so that a late write never covers a newer
+//! observation. It stays until somebody has brought the file to where it should be.
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+
+use crate::events::{Event, What};
+use crate::file::FileName;
+use crate::ledger::{Gap, LedgerError};
+use crate::version::{Version, wall_clock};
+
+use super::reconcile::Reconciler;
+
+/// The longest pause for what is only waited for: a local change under way ends soon.
+const LATER_MOST: Duration = Duration::from_secs(30);
+
+/// When a file that was being worked on is looked at again, should this process have died over it.
+const IN_PROGRESS: Duration = Duration::from_secs(300);
+
+/// Ahead of the version that a reader has to see before it may take a file for done.
+const EXPECTS: &str = "; expects version ";
+
+/// Why a file is parked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Parked {
+    /// An attempt failed.
+    Failed,
+    /// Nothing is wrong, but it was not the moment.
+    Later,
+    /// It is being worked on and takes long; the row is for the case that this process dies.
+    InProgress,
+}
+
+impl Reconciler {
+    /// Parks a file. When this returns without an error, a cursor may pass the file.
+    pub(super) async fn park(
+        &self,
+        file: &FileName,
+        why: &str,
+        parked: Parked,
+        expects: Option<Version>,
+    ) -> Result<(), LedgerError> {
+        let before = match self.ledger.gap(&self.datacenter, file).await {
+            Ok(gap) => gap,
+            Err(error @ LedgerError::Unavailable { .. }) => return Err(error),
+            // What cannot be read is written anew.
+            Err(LedgerError::Corrupt { .. }) => None,
+        };
+        let observed = self.now();
+        let attempts = before.as_ref().map_or(0, |gap| gap.attempts);
+        let attempts = if parked == Parked::InProgress {
+            attempts
+        } else {
+            attempts.saturating_add(1)
+        };
+        let pause = self.pause_before(attempts, parked);
+        let gap = Gap {
+            file: file.clone(),
+            since: before.as_ref().map_or(observed, |gap| gap.since),
+            attempts,
+            last_error: told(why, expects.max(before.as_ref().and_then(expected))),
+            next_try: Version(wall_clock().0.saturating_add(micros(pause))),
+            observed,
+        };
+        self.ledger.set_gap(&self.datacenter, &gap).await?;
+        if parked == Parked::Failed {
+            tracing::warn!(%file, attempts, "parked: {why}");
+            let what = What::Parked {
+                why: why.to_owned(),
+                attempts,
+            };
+            self.events.publish(Event {
+                datacenter: self.datacenter.clone(),
+                file: file.clone(),
+                what,
+            });
+        }
+        Ok(())
+    }
+
+    /// Takes the file's gap away, if it has one: what should be here is here.
+    pub(super) async fn unpark(&self, file: &FileName) -> Result<(), LedgerError> {
+        let known = match self.ledger.gap(&self.datacenter, file).await {
+            Ok(gap) => gap.is_some(),
+            Err(error @ LedgerError::Unavailable { .. }) => return Err(error),
+            Err(LedgerError::Corrupt { .. }) => true,
+        };
+        if known {
+            self.ledger
+                .clear_gap(&self.datacenter, file, self.now())
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// The hybrid time of an observation made now. (A clock that is too far ahead to stamp still tells time.)
+    pub(super) fn now(&self) -> Version {
+        let clock = self.journal.clock();
+        clock.stamp().unwrap_or_else(|_ahead| clock.mark().next())
+    }
+
+    fn pause_before(&self, attempts: u32, parked: Parked) -> Duration {
+        let (first, most) = match parked {
+            Parked::Failed => (self.config.retry_first, self.config.retry_most),
+            Parked::Later => (
+                self.config.retry_first,
+                self.config.retry_most.min(LATER_MOST),
+            ),
+            Parked::InProgress => return IN_PROGRESS,
+        };
+        ExponentialBuilder::default()
+            .with_min_delay(first)
+            .with_max_delay(most)
+            .with_factor(2.0)
+            .with_jitter()
+            .without_max_times()
+            .build()
+            .nth(attempts.saturating_sub(1).min(40) as usize)
+            .unwrap_or(most)
+    }
+}
+
+/// The reason as a gap keeps it, with the version that its file is known to have somewhere: who comes back to it
+/// must not be content with less.
+fn told(why: &str, expects: Option<Version>) -> String {
+    // The reason may be one that was kept before.
+    let why = why.split(EXPECTS).next().unwrap_or_default();
+    match expects {
+        Some(version) => format!("{why}{EXPECTS}{version}"),
+        None => why.to_owned(),
+    }
+}
+
+/// The version that a gap's file has to show.
+pub(super) fn expected(gap: &Gap) -> Option<Version> {
+    let (_, version) = gap.last_error.rsplit_once(EXPECTS)?;
+    version.parse().ok().map(Version)
+}
+
+pub(super) fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,382 @@
+//! The one step of repair: read the ledger, look at what is here, do the one thing that brings it closer.
+//!
+//! Always true: doing it twice is harmless, and whoever found the file does not matter. It changes nothing that a newer or
+//! open local change touches; a fid that nothing explains is neither overwritten nor deleted; bytes here
+//! that a rename sent elsewhere are not deleted before they are where they were sent.
+//! Never here: finding files, trying again, or writing what this datacenter holds: that is announced by
+//! the journal once the tracker has done it.
+//! Killed in the middle: the journal's intents say what was under way; the rest is done again.
+
+use std::sync::Arc;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::RepairConfig;
+use crate::events::Events;
+use crate::file::{Class, Content, Datacenter, FileName, Held, Key, Op, Put, Revision};
+use crate::journal::settle::Look;
+use crate::journal::{Journal, JournalError, Standing};
+use crate::ledger::{FileRecord, Ledger, LedgerError, Strength};
+use crate::locks::KeyLocks;
+use crate::trackers::{TrackerError, Trackers};
+use crate::version::{Version, wall_clock};
+
+use super::park::micros;
+use super::registry::{Reading, Registry};
+use super::status::CopyFigures;
+use super::trouble::Trouble;
+
+/// How far the target of a rename is followed when it was renamed on.
+const HOPS: usize = 8;
+
+/// How long the second half of a rename is waited for: the first is delivered just before it. Then bytes are copied.
+const OTHER_HALF: std::time::Duration = std::time::Duration::from_secs(3);
+
+/// Everything that reconciling needs.
+pub(super) struct Reconciler {
+    pub(super) datacenter: Datacenter,
+    pub(super) config: RepairConfig,
+    pub(super) ledger: Arc<dyn Ledger>,
+    pub(super) journal: Journal,
+    /// The locks that are shared with the proxy.
+    pub(super) locks: KeyLocks,
+    pub(super) local: Arc<Trackers>,
+    pub(super) registry: Registry,
+    pub(super) events: Events,
+    pub(super) http: reqwest::Client,
+    /// The budget of `copies_at_once`, shared by all workers.
+    pub(super) copies: Semaphore,
+    /// How many files are looked up at once.
+    pub(super) looks: Semaphore,
+    pub(super) figures: CopyFigures,
+    /// Files that a worker is at: no two work on one file.
+    pub(super) at_work: KeyLocks,
+    pub(super) trouble: Trouble,
+    pub(super) stop: CancellationToken,
+}
+
+/// What was done. After all of them nothing more is to be done for the file, as far as was known.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Did {
+    /// It was as it should be.
+    Nothing,
+    /// The bytes were brought here.
+    Copied,
+    /// The bytes were here, under this key.
+    Moved {
+        from: Key,
+    },
+    Removed,
+    ClassApplied,
+}
+
+/// Why the file is not as it should be.
+#[derive(Debug)]
+pub(super) enum NotDone {
+    /// It was not the moment: nothing is wrong.
+    Later(String),
+    /// Something is.
+    Failed(String),
+    /// The ledger is away: nothing is known of the file.
+    LedgerAway(LedgerError),
+}
+
+impl From<LedgerError> for NotDone {
+    fn from(error: LedgerError) -> Self {
+        match error {
+            LedgerError::Unavailable { .. } => NotDone::LedgerAway(error),
+            LedgerError::Corrupt { .. } => NotDone::Failed(error.to_string()),
+        }
+    }
+}
+
+impl From<JournalError> for NotDone {
+    fn from(error: JournalError) -> Self {
+        NotDone::Failed(error.to_string())
+    }
+}
+
+impl From<TrackerError> for NotDone {
+    fn from(error: TrackerError) -> Self {
+        NotDone::Failed(error.to_string())
+    }
+}
+
+/// A file as ledger and journal together know it, and what the journal said when they were read.
+#[derive(Clone, Debug)]
+pub(super) struct View {
+    pub(super) file: FileName,
+    /// The ledger's record, and over it what this datacenter is about to tell the ledger.
+    pub(super) record: FileRecord,
+    pub(super) standing: Standing,
+}
+
+impl View {
+    /// What this datacenter holds, as far as is known.
+    pub(super) fn held(&self, datacenter: &Datacenter) -> Option<&Held> {
+        self.record.replicas.get(datacenter)?.held.as_ref()
+    }
+
+    /// The newest version that the record shows.
+    pub(super) fn newest(&self) -> Option<Version> {
+        let head = self.record.head.as_ref().map(|head| head.version);
+        head.max(self.record.class_cell.as_ref().map(|cell| cell.version))
+    }
+}
+
+/// The one thing to do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Step {
+    Nothing,
+    /// These bytes should be here and are not.
+    Bring(Put),
+    /// They are here, in another class.
+    SetClass(Class),
+    /// Something is here that should not be.
+    Remove {
+        renamed_to: Option<Key>,
+    },
+}
+
+/// Decides; pure. `due`: whether files of the class are due here.
+pub(super) fn decide(record: &FileRecord, here: &Datacenter, due: bool) -> Step {
+    let Some(head) = &record.head else {
+        return Step::Nothing;
+    };
+    let held = record
+        .replicas
+        .get(here)
+        .and_then(|replica| replica.held.as_ref());
+    match (&head.op, held) {
+        (Op::Delete { .. }, None) => Step::Nothing,
+        // Outsiders said so, and nobody has looked.
+        (Op::Delete { .. }, Some(held)) if held.claimed => Step::Nothing,
+        (Op::Delete { renamed_to }, Some(_)) => Step::Remove {
+            renamed_to: renamed_to.clone(),
+        },
+        (Op::Put(_), _) if !due => Step::Nothing,
+        (Op::Put(put), Some(held)) if held.content == put.content => match record.class() {
+            Some(class) if *class != held.class && !held.claimed => Step::SetClass(class.clone()),
+            Some(_) | None => Step::Nothing,
+        },
+        (Op::Put(put), _) if only_claimed(record, &put.content) => Step::Nothing,
+        (Op::Put(put), _) => Step::Bring(put.clone()),
+    }
+}
+
+/// Whether outsiders, and nobody else, say where these bytes are.
+fn only_claimed(record: &FileRecord, content: &Content) -> bool {
+    let mut holders = record
+        .replicas
+        .values()
+        .filter_map(|replica| replica.held.as_ref())
+        .filter(|held| held.content == *content);
+    holders.clone().next().is_some() && holders.all(|held| held.claimed)
+}
+
+impl Reconciler {
+    /// Brings one file closer to what it should be here. `expects`: a version that the ledger is known to have
+    /// somewhere; an older answer is asked for again, more strongly.
+    pub(super) async fn reconcile(
+        &self,
+        file: &FileName,
+        expects: Option<Version>,
+    ) -> Result<Did, NotDone> {
+        let mut view = self.look(file, Strength::Local).await?;
+        if let Some(expects) = expects
+            && view.newest() < Some(expects)
+        {
+            view = self.look(file, Strength::Global).await?;
+            if view.newest() < Some(expects) {
+                return Err(NotDone::Later(format!(
+                    "the ledger does not show version {expects} yet"
+                )));
+            }
+        }
+        self.step(view, None).await
+    }
+
+    /// Reads a file. Also says whether it can be touched: a change under way is waited for.
+    pub(super) async fn look(&self, file: &FileName, strength: Strength) -> Result<View, NotDone> {
+        let _one_of = self.looks.acquire().await;
+        // Journal, outbox, ledger, in this order: what leaves the one in between is found in the next.
+        let standing = self.journal.standing(file);
+        if standing.open {
+            return Err(NotDone::Later(
+                "a change here is under way, or its outcome is not known".into(),
+            ));
+        }
+        let outgoing = self.journal.outgoing_of(file).await?;
+        if standing
+            .newest
+            .is_some_and(|newest| outgoing.iter().all(|out| out.version < newest))
+        {
+            return Err(NotDone::Later("a change here is being settled".into()));
+        }
+        let mut record = self.ledger.read(file, strength).await?;
+        for announcement in &outgoing {
+            record.merge(&announcement.write);
+        }
+        Ok(View {
+            file: file.clone(),
+            record,
+            standing,
+        })
+    }
+
+    pub(super) async fn registry(&self) -> Result<Arc<Reading>, NotDone> {
+        Ok(self.registry.read().await?)
+    }
+
+    fn is_due(&self, registry: &Reading, view: &View) -> bool {
+        registry.is_due(&self.datacenter, &view.file.domain, view.record.class())
+    }
+
+    /// `from`: a key whose bytes a rename sent to this file.
+    fn step<'a>(
+        &'a self,
+        view: View,
+        from: Option<&'a View>,
+    ) -> BoxFuture<'a, Result<Did, NotDone>> {
+        async move {
+            let registry = self.registry().await?;
+            let step = decide(
+                &view.record,
+                &self.datacenter,
+                self.is_due(&registry, &view),
+            );
+            let head = match (&step, &view.record.head) {
+                (Step::Nothing, _) | (_, None) => return Ok(Did::Nothing),
+                (_, Some(head)) => head,
+            };
+            if view.standing.newest > Some(head.version) {
+                return Err(NotDone::Later(
+                    "a newer change here is on its way to the ledger".into(),
+                ));
+            }
+            self.look_for_the_unexplained(&view).await?;
+            match step {
+                Step::Nothing => Ok(Did::Nothing),
+                Step::SetClass(class) => self.apply_class(&view, head, &class).await,
+                Step::Remove { renamed_to } => {
+                    if let Some(target) = &renamed_to
+                        && let Some(did) = self.send_along(&view, target).await?
+                    {
+                        return Ok(did);
+                    }
+                    self.apply_delete(&view, head).await
+                }
+                Step::Bring(put) => self.bring(&view, head, &put, from).await,
+            }
+        }
+        .boxed()
+    }
+
+    async fn bring(
+        &self,
+        view: &View,
+        head: &Revision,
+        put: &Put,
+        from: Option<&View>,
+    ) -> Result<Did, NotDone> {
+        let mut known_from = None;
+        let from = match (from, &put.renamed_from) {
+            (Some(from), _) => Some(from),
+            (None, Some(key)) => {
+                let from = FileName {
+                    domain: view.file.domain.clone(),
+                    key: key.clone(),
+                };
+                Some(&*known_from.insert(self.look(&from, Strength::Local).await?))
+            }
+            (None, None) => None,
+        };
+        if let Some(from) = from
+            && view.held(&self.datacenter).is_none()
+            && let Some(bytes) = from.held(&self.datacenter)
+            && bytes.content == put.content
+            && !bytes.claimed
+        {
+            // Only from a key that should not have the bytes: else two sites' renames chase each other.
+            if from.record.head.is_some() && from.record.content() != Some(&put.content) {
+                return self.apply_rename(from, view, head).await;
+            }
+            let age = wall_clock().0.saturating_sub(head.version.0);
+            if age < micros(OTHER_HALF) {
+                return Err(NotDone::Later(
+                    "the other half of a rename is on its way".into(),
+                ));
+            }
+        }
+        self.copy(view, head, put, from).await
+    }
+
+    /// Before the bytes under a renamed key are deleted: sees to it that they are where they were sent. `None` if
+    /// they are not wanted there.
+    async fn send_along(&self, view: &View, target: &Key) -> Result<Option<Did>, NotDone> {
+        let Some(held) = view.held(&self.datacenter) else {
+            return Ok(None);
+        };
+        let mut next = target.clone();
+        for _ in 0..HOPS {
+            let file = FileName {
+                domain: view.file.domain.clone(),
+                key: next,
+            };
+            if file == view.file {
+                return Ok(None);
+            }
+            let there = self.look(&file, Strength::Local).await?;
+            match there.record.head.as_ref().map(|head| &head.op) {
+                Some(Op::Delete {
+                    renamed_to: Some(further),
+                }) => next = further.clone(),
+                Some(Op::Put(put)) if put.content == held.content => {
+                    let did = self.step(there, Some(view)).await?;
+                    let moved = matches!(&did, Did::Moved { from } if *from == view.file.key);
+                    return Ok(moved.then_some(did));
+                }
+                Some(Op::Put(_) | Op::Delete { renamed_to: None }) => return Ok(None),
+                // The half that was delivered first is not to be seen here yet.
+                None => {
+                    return Err(NotDone::Later(format!(
+                        "nothing is known of {file} yet, where it was renamed to"
+                    )));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Looks whether the local tracker holds under this key what we believe, or nothing.
+    pub(super) async fn look_for_the_unexplained(&self, view: &View) -> Result<(), NotDone> {
+        let fid = self.fid_of(&view.file).await?;
+        let believed = view.held(&self.datacenter).map(|held| held.fid.0);
+        match fid {
+            None => Ok(()),
+            Some(_) if fid == believed => Ok(()),
+            Some(_) if self.journal.standing(&view.file) != view.standing => {
+                Err(NotDone::Later("it was changed here just now".into()))
+            }
+            Some(fid) => Err(NotDone::Failed(match believed {
+                Some(believed) => format!(
+                    "the tracker holds fid {fid} under this key, where fid {believed} was expected: stored past the proxy? It is not touched"
+                ),
+                None => format!(
+                    "the tracker holds fid {fid} under this key, of which the ledger does not know: stored past the proxy? It is not touched"
+                ),
+            })),
+        }
+    }
+
+    /// What the local tracker's master database holds under a key.
+    pub(super) async fn fid_of(&self, file: &FileName) -> Result<Option<u64>, NotDone> {
+        match self.local.by_key(file).await {
+            Ok(row) => Ok(row.map(|row| row.fid.0)),
+            Err(error) => Err(NotDone::Failed(error.to_string())),
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! What the ledger says of datacenters and placements, kept for a few seconds, and a pool of connections to the
+//! trackers of each other datacenter.
+//!
+//! Always true: what is kept is a whole reading, never a part of one; when it cannot be read anew, that
+//! is an error and not an old answer.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use crate::file::{Class, Datacenter, Domain};
+use crate::ledger::{DatacenterRecord, Ledger, LedgerError};
+use crate::placement::Placements;
+use crate::trackers::Trackers;
+
+/// How old an answer may be: an operator's change is obeyed after this time at the latest.
+const FRESH: Duration = Duration::from_secs(3);
+
+/// Connections to the trackers of one other datacenter; looking up paths is quick.
+const REMOTE_CONNECTIONS: usize = 8;
+
+/// Datacenters and placements as of a moment ago.
+pub(super) struct Registry {
+    ledger: Arc<dyn Ledger>,
+    here: Datacenter,
+    local: Arc<Trackers>,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    read: Option<(Instant, Arc<Reading>)>,
+    pools: BTreeMap<Datacenter, (Vec<String>, Arc<Trackers>)>,
+}
+
+/// One reading of the registry.
+pub(super) struct Reading {
+    placements: Placements,
+    datacenters: BTreeMap<Datacenter, Known>,
+}
+
+/// A datacenter that files may be fetched from.
+#[derive(Clone)]
+pub(super) struct Known {
+    pub(super) record: Arc<DatacenterRecord>,
+    pub(super) trackers: Arc<Trackers>,
+}
+
+impl Registry {
+    pub(super) fn new(ledger: Arc<dyn Ledger>, here: Datacenter, local: Arc<Trackers>) -> Registry {
+        Registry {
+            ledger,
+            here,
+            local,
+            kept: Mutex::default(),
+        }
+    }
+
+    pub(super) async fn read(&self) -> Result<Arc<Reading>, LedgerError> {
+        // Held while reading: others that want the same wait for the one answer.
+        let mut kept = self.kept.lock().await;
+        if let Some((when, reading)) = &kept.read
+            && when.elapsed() < FRESH
+        {
+            return Ok(Arc::clone(reading));
+        }
+        let placements = Placements::load(&*self.ledger).await?;
+        let mut datacenters = BTreeMap::new();
+        for record in self.ledger.datacenters().await? {
+            let trackers = if record.name == self.here {
+                Arc::clone(&self.local)
+            } else {
+                let (addrs, pool) = kept
+                    .pools
+                    .entry(record.name.clone())
+                    .or_insert_with(|| (record.trackers.clone(), pool(&record)));
+                if *addrs != record.trackers {
+                    *addrs = record.trackers.clone();
+                    *pool = self::pool(&record);
+                }
+                Arc::clone(pool)
+            };
+            datacenters.insert(
+                record.name.clone(),
+                Known {
+                    record: Arc::new(record),
+                    trackers,
+                },
+            );
+        }
+        let reading = Arc::new(Reading {
+            placements,
+            datacenters,
+        });
+        kept.read = Some((Instant::now(), Arc::clone(&reading)));
+        Ok(reading)
+    }
+}
+
+impl Reading {
+    /// Whether files of this class are due in `datacenter`.
+    pub(super) fn is_due(
+        &self,
+        datacenter: &Datacenter,
+        domain: &Domain,
+        class: Option<&Class>,
+    ) -> bool {
+        self.placements.due(domain, class).contains(datacenter)
+    }
+
+    pub(super) fn datacenter(&self, name: &Datacenter) -> Option<&Known> {
+        self.datacenters.get(name)
+    }
+}
+
+fn pool(record: &DatacenterRecord) -> Arc<Trackers> {
+    Arc::new(Trackers::new(record.trackers.clone(), REMOTE_CONNECTIONS))
+}

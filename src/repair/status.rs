@@ -1,0 +1,224 @@
+//! What repair says of itself: counted as it works, read by the API.
+//!
+//! Never here: what is missing where. That is the ledger's to say; a worker's figures are about the worker.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use serde::Serialize;
+use tokio::sync::Notify;
+
+use crate::version::{Version, wall_clock};
+
+/// All of repair, at one moment.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// One entry a worker.
+    pub workers: Vec<WorkerStatus>,
+    /// Files that are being copied now.
+    pub copies_in_flight: u64,
+    /// Files copied since the start.
+    pub files_copied: u64,
+    /// Bytes stored by copies since the start, those given up included.
+    pub bytes_copied: u64,
+    /// As of when everything that other datacenters have said is done or parked here; see [`super::Repair::caught_up`].
+    pub caught_up: Option<Version>,
+}
+
+/// One worker, at one moment.
+#[derive(Clone, Debug, Serialize)]
+pub struct WorkerStatus {
+    /// `tail`, `retry` or `scan`.
+    pub name: &'static str,
+    /// What it is doing.
+    pub state: State,
+    /// Files that it has seen to since the start, whether or not there was anything to do.
+    pub done: u64,
+    /// Attempts that failed since the start.
+    pub failed: u64,
+    /// The last thing that failed.
+    pub last_error: Option<LastError>,
+    /// How far it is.
+    pub progress: Progress,
+}
+
+/// What a worker is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// There is work.
+    Running,
+    /// There is none.
+    #[default]
+    Idle,
+    /// An operator has stopped it for now.
+    Paused,
+    /// The ledger does not answer; it goes on by itself.
+    WaitingForLedger,
+}
+
+/// The last thing that failed.
+#[derive(Clone, Debug, Serialize)]
+pub struct LastError {
+    /// When, in µs since 1970.
+    pub at: Version,
+    /// What.
+    pub error: String,
+}
+
+/// How far a worker is.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Progress {
+    /// It keeps no place.
+    #[default]
+    None,
+    /// The streams of the other datacenters, by their text.
+    Tail(BTreeMap<String, StreamProgress>),
+    /// The scan of all files.
+    Scan(ScanProgress),
+}
+
+/// How far one stream was read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct StreamProgress {
+    /// Everything up to here is done or parked.
+    pub cursor: u64,
+    /// The last number that its node says the ledger has.
+    pub last_number: u64,
+    /// Changes not yet passed.
+    pub behind: u64,
+    /// Changes being worked on.
+    pub in_flight: u64,
+    /// The first number that is missing from the stream, if one is.
+    pub hole: Option<u64>,
+    /// When its node last spoke.
+    pub heartbeat: Version,
+    /// Nothing of its node that is older than this is still on its way.
+    pub complete_until: Version,
+}
+
+/// How far the scan of all files is.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ScanProgress {
+    /// Of the scan under way; 100 between scans.
+    pub percent: f64,
+    /// When the scan under way began.
+    pub began: Option<Version>,
+    /// When the last whole scan ended.
+    pub ended: Option<Version>,
+    /// When the last whole scan had begun: what it proves is as of then.
+    pub ended_scan_began: Option<Version>,
+}
+
+/// The figures of one worker.
+#[derive(Debug)]
+pub(super) struct Figures {
+    name: &'static str,
+    state: Mutex<State>,
+    done: AtomicU64,
+    failed: AtomicU64,
+    last_error: Mutex<Option<LastError>>,
+    pub(super) progress: Mutex<Progress>,
+    paused: AtomicBool,
+    resumed: Notify,
+}
+
+impl Figures {
+    pub(super) fn new(name: &'static str) -> Figures {
+        Figures {
+            name,
+            state: Mutex::default(),
+            done: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            last_error: Mutex::default(),
+            progress: Mutex::default(),
+            paused: AtomicBool::new(false),
+            resumed: Notify::new(),
+        }
+    }
+
+    pub(super) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    pub(super) fn read(&self) -> WorkerStatus {
+        let paused = self.paused.load(Ordering::Acquire);
+        WorkerStatus {
+            name: self.name,
+            state: if paused {
+                State::Paused
+            } else {
+                *self.state.lock()
+            },
+            done: self.done.load(Ordering::Relaxed),
+            failed: self.failed.load(Ordering::Relaxed),
+            last_error: self.last_error.lock().clone(),
+            progress: self.progress.lock().clone(),
+        }
+    }
+
+    pub(super) fn state(&self, state: State) {
+        *self.state.lock() = state;
+    }
+
+    pub(super) fn done(&self) {
+        self.done.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn failed(&self, error: String) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+        self.note(error);
+    }
+
+    /// Remembers an error that is not a failed attempt at a file.
+    pub(super) fn note(&self, error: String) {
+        *self.last_error.lock() = Some(LastError {
+            at: wall_clock(),
+            error,
+        });
+    }
+
+    pub(super) fn pause(&self, paused: bool) {
+        self.paused.store(paused, Ordering::Release);
+        if !paused {
+            self.resumed.notify_waiters();
+        }
+    }
+
+    /// Returns at once unless the worker is paused.
+    pub(super) async fn unless_paused(&self) {
+        loop {
+            let resumed = self.resumed.notified();
+            if !self.paused.load(Ordering::Acquire) {
+                return;
+            }
+            resumed.await;
+        }
+    }
+}
+
+/// What all copies together have done.
+#[derive(Debug, Default)]
+pub(super) struct CopyFigures {
+    pub(super) in_flight: AtomicU64,
+    pub(super) files: AtomicU64,
+    pub(super) bytes: AtomicU64,
+}
+
+/// Counts one copy for as long as it lives.
+pub(super) struct InFlight<'a>(&'a CopyFigures);
+
+impl CopyFigures {
+    pub(super) fn begin(&self) -> InFlight<'_> {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight(self)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,261 @@
+//! Seeing to one file until a cursor may pass it, and a crew of such tasks.
+//!
+//! Always true: [`Reconciler::see_to`] ends when the file is as it should be or parked by name, and not before; while
+//! the ledger is away it waits. No two tasks are at one file. A file that takes long is parked as being
+//! in progress when it holds up others; the work on it goes on.
+
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::file::FileName;
+use crate::ledger::LedgerError;
+use crate::version::Version;
+
+use super::park::{Parked, expected};
+use super::reconcile::{Did, NotDone, Reconciler};
+use super::status::Figures;
+use super::trouble::{Pauses, rest};
+
+/// What is not the moment is tried again after these pauses, then parked: most local changes under way are over
+/// by then.
+const GRACE: [Duration; 7] = [
+    Duration::from_millis(20),
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(200),
+    Duration::from_millis(400),
+    Duration::from_millis(800),
+    Duration::from_millis(1600),
+];
+
+/// After this time a file that holds up others is parked as being in progress.
+const SLOW: Duration = Duration::from_secs(30);
+
+/// How far the work on a file is, as to its gap.
+#[derive(Default, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Working,
+    /// A row in `gaps` says that it is being worked on.
+    InProgress,
+    Finished,
+}
+
+impl Reconciler {
+    /// Returns when the file is as it should be or parked; false if repair is stopping before that.
+    async fn see_to(
+        &self,
+        file: &FileName,
+        expects: Option<Version>,
+        figures: &Figures,
+        phase: &Mutex<Phase>,
+    ) -> bool {
+        let tried = async {
+            // Longer than anybody is at a file: those before us end.
+            let _alone = self
+                .at_work
+                .lock(&[file], super::copy::WHOLE_COPY * 2)
+                .await;
+            let mut pauses = Pauses::default();
+            loop {
+                match self.try_once(file, expects, figures, phase).await {
+                    Ok(()) => {
+                        self.trouble.end();
+                        return true;
+                    }
+                    Err(error) => {
+                        self.trouble.begin(&error);
+                        if !pauses.wait(&self.stop).await {
+                            return false;
+                        }
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            passed = tried => passed,
+            // What is under way gets a moment to come to its end; a copy that takes longer is begun anew after the start.
+            () = async { self.stop.cancelled().await; tokio::time::sleep(super::LAST_MOMENT).await } => false,
+        }
+    }
+
+    /// # Errors
+    /// The ledger's, when it is away: the file is neither done nor parked.
+    async fn try_once(
+        &self,
+        file: &FileName,
+        expects: Option<Version>,
+        figures: &Figures,
+        phase: &Mutex<Phase>,
+    ) -> Result<(), LedgerError> {
+        let gap = match self.ledger.gap(&self.datacenter, file).await {
+            Ok(gap) => gap,
+            Err(error @ LedgerError::Unavailable { .. }) => return Err(error),
+            Err(LedgerError::Corrupt { .. }) => None,
+        };
+        let expects = expects.max(gap.as_ref().and_then(expected));
+        let mut grace = GRACE.iter();
+        let (why, parked) = loop {
+            let worked = AssertUnwindSafe(self.reconcile(file, expects))
+                .catch_unwind()
+                .await;
+            let worked = worked.unwrap_or_else(|_panic| {
+                Err(NotDone::Failed(
+                    "repair itself failed here: see the log".into(),
+                ))
+            });
+            match worked {
+                Ok(did) => {
+                    if did != Did::Nothing {
+                        tracing::debug!(%file, ?did, "reconciled");
+                    }
+                    let mut phase = phase.lock().await;
+                    if gap.is_some() || *phase == Phase::InProgress {
+                        self.unpark(file).await?;
+                    }
+                    *phase = Phase::Finished;
+                    figures.done();
+                    return Ok(());
+                }
+                Err(NotDone::LedgerAway(error)) => return Err(error),
+                Err(NotDone::Failed(why)) => break (why, Parked::Failed),
+                Err(NotDone::Later(why)) => match grace.next() {
+                    Some(pause) if rest(*pause, &self.stop).await => {}
+                    Some(_) | None => break (why, Parked::Later),
+                },
+            }
+        };
+        let mut phase = phase.lock().await;
+        self.park(file, &why, parked, expects).await?;
+        *phase = Phase::Finished;
+        match parked {
+            Parked::Failed => figures.failed(format!("{file}: {why}")),
+            Parked::Later | Parked::InProgress => figures.done(),
+        }
+        Ok(())
+    }
+}
+
+/// Files that are being seen to at the same time, by a number of the caller's.
+pub(super) struct Crew {
+    reconciler: Arc<Reconciler>,
+    figures: Arc<Figures>,
+    tasks: JoinSet<(u64, bool)>,
+    members: BTreeMap<u64, Member>,
+}
+
+struct Member {
+    file: FileName,
+    expects: Option<Version>,
+    began: Instant,
+    phase: Arc<Mutex<Phase>>,
+    /// Parked as being in progress: a cursor may pass it.
+    passed: bool,
+}
+
+impl Crew {
+    pub(super) fn new(reconciler: Arc<Reconciler>, figures: Arc<Figures>) -> Crew {
+        Crew {
+            reconciler,
+            figures,
+            tasks: JoinSet::new(),
+            members: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn start(&mut self, number: u64, file: FileName, expects: Option<Version>) {
+        let phase = Arc::new(Mutex::new(Phase::default()));
+        let member = Member {
+            file: file.clone(),
+            expects,
+            began: Instant::now(),
+            phase: Arc::clone(&phase),
+            passed: false,
+        };
+        self.members.insert(number, member);
+        let (reconciler, figures) = (Arc::clone(&self.reconciler), Arc::clone(&self.figures));
+        self.tasks.spawn(async move {
+            let passed = reconciler.see_to(&file, expects, &figures, &phase).await;
+            (number, passed)
+        });
+    }
+
+    /// How many are at work.
+    pub(super) fn len(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// The least number that a cursor may not pass.
+    pub(super) fn first_open(&self) -> Option<u64> {
+        self.members
+            .iter()
+            .find(|(_, member)| !member.passed)
+            .map(|(number, _)| *number)
+    }
+
+    pub(super) fn is_at(&self, file: &FileName) -> bool {
+        self.members.values().any(|member| member.file == *file)
+    }
+
+    /// Takes out all that have ended.
+    pub(super) fn gather(&mut self) {
+        while let Some(ended) = self.tasks.try_join_next() {
+            self.ended(ended);
+        }
+    }
+
+    /// Waits until one has ended; for ever if there is none.
+    pub(super) async fn wait_for_one(&mut self) {
+        match self.tasks.join_next().await {
+            Some(ended) => self.ended(ended),
+            None => std::future::pending().await,
+        }
+    }
+
+    fn ended(&mut self, ended: Result<(u64, bool), tokio::task::JoinError>) {
+        match ended {
+            Ok((number, true)) => {
+                self.members.remove(&number);
+            }
+            // Stopping: it stays open, so no cursor passes it.
+            Ok((_, false)) => {}
+            Err(error) => tracing::error!("a task of repair ended without an answer: {error}"),
+        }
+    }
+
+    /// Parks those that have been at work for long, so that a cursor may pass them.
+    ///
+    /// # Errors
+    /// The ledger's.
+    pub(super) async fn park_slow(&mut self) -> Result<(), LedgerError> {
+        for member in self.members.values_mut() {
+            if member.passed || member.began.elapsed() < SLOW {
+                continue;
+            }
+            let mut phase = member.phase.lock().await;
+            if *phase == Phase::Working {
+                let why = "it is being worked on and takes long";
+                self.reconciler
+                    .park(&member.file, why, Parked::InProgress, member.expects)
+                    .await?;
+                *phase = Phase::InProgress;
+            }
+            member.passed = *phase != Phase::Working;
+        }
+        Ok(())
+    }
+
+    /// Waits for all, after a stop.
+    pub(super) async fn finish(&mut self) {
+        while let Some(ended) = self.tasks.join_next().await {
+            self.ended(ended);
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! A cursor passes an entry only when it is done or parked by name, whatever is slow, broken, missing or killed.
+
+mod repair_sites;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use phylactery::ledger::{Ledger, Strength};
+use phylactery::locks::KeyLocks;
+use phylactery::repair::status::{Progress, State};
+use phylactery::version::{Version, wall_clock};
+use repair_sites::{Flaky, Http, Played, Site, file, repair_config, until};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+async fn played_and_real() -> (TempDir, Arc<Flaky>, Played, Site) {
+    let home = tempfile::tempdir().unwrap();
+    let ledger = Flaky::open(home.path());
+    let ma = Played::new("ma01", &ledger).await;
+    let mut tx = Site::new("tx01", home.path(), &ledger).await;
+    tx.start(Some(repair_config()));
+    (home, ledger, ma, tx)
+}
+
+async fn put(ma: &Played, key: &str, fid: u64) {
+    ma.serve(key, fid, Http::Good(key.as_bytes().to_vec()));
+    ma.put(key, fid, key.len() as u64, None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn poison_is_parked_and_the_rest_goes_on() {
+    let (_home, ledger, ma, tx) = played_and_real().await;
+    *ledger.poison.lock() = Some(file("poison"));
+    for n in 0..20 {
+        put(&ma, &format!("before {n}"), 10 + n).await;
+    }
+    put(&ma, "poison", 5).await;
+    put(&ma, "poison", 6).await;
+    for n in 0..20 {
+        put(&ma, &format!("after {n}"), 40 + n).await;
+    }
+    ma.passed_by(&tx).await;
+    for n in 0..20 {
+        tx.comes(&format!("before {n}"), format!("before {n}").as_bytes())
+            .await;
+        tx.comes(&format!("after {n}"), format!("after {n}").as_bytes())
+            .await;
+    }
+    let gap = tx.parks("poison", "unreadable").await;
+    assert!(gap.attempts > 0);
+    assert_eq!(ledger.count_gaps(&tx.name).await.unwrap(), 1);
+    *ledger.poison.lock() = None;
+    tx.comes("poison", b"poison").await;
+    tx.no_gaps().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cursor_stands_before_a_hole_and_what_lies_beyond_is_done() {
+    let (_home, _ledger, ma, tx) = played_and_real().await;
+    put(&ma, "one", 1).await;
+    let hole = ma.skip();
+    put(&ma, "three", 3).await;
+    tx.comes("three", b"three").await;
+    assert_eq!(ma.cursor_of(&tx).await, hole - 1);
+    assert_eq!(tx.repair().caught_up(), None);
+    let status = until("the hole in the status", async || {
+        let status = tx.repair().status();
+        match &status.workers[0].progress {
+            Progress::Tail(streams) if streams.values().any(|stream| stream.hole == Some(hole)) => {
+                Ok(status)
+            }
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    assert!(
+        serde_json::to_string(&status)
+            .unwrap()
+            .contains("\"hole\":2")
+    );
+    ma.serve("two", 2, Http::Good(b"two".to_vec()));
+    let revision = ma.revision(wall_clock(), 2, 3, None);
+    ma.write("two", &revision, 2).await;
+    ma.change_at(hole, "two", revision.version).await;
+    tx.comes("two", b"two").await;
+    ma.passed_by(&tx).await;
+    until("caught up", async || {
+        ma.beat().await;
+        tx.repair()
+            .caught_up()
+            .ok_or_else(|| format!("{:?}", tx.repair().status()))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_whose_head_has_not_come_is_not_taken_for_done() {
+    let (_home, ledger, ma, mut tx) = played_and_real().await;
+    put(&ma, "k", 1).await;
+    tx.comes("k", b"k").await;
+    let newer = Version(wall_clock().0 + 1_000);
+    ma.change("k", newer).await;
+    // And one that names less, after it.
+    ma.change("k", Version(1)).await;
+    ma.passed_by(&tx).await;
+    tx.parks("k", &format!("{newer}")).await;
+    // Nor by a retry, nor after a start anew.
+    tx.kill().await;
+    tx.start(Some(repair_config()));
+    let parked = tx.parks("k", &format!("{newer}")).await;
+    until("another try", async || match tx.gap("k").await {
+        Some(gap) if gap.attempts > parked.attempts => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    ma.serve("k", 2, Http::Good(b"newer".to_vec()));
+    let revision = ma.revision(newer, 2, 5, None);
+    ma.write("k", &revision, 2).await;
+    tx.comes("k", b"newer").await;
+    tx.no_gaps().await;
+    assert_eq!(ledger.count_gaps(&tx.name).await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_in_the_middle_of_a_copy_loses_nothing() {
+    let (_home, _ledger, ma, mut tx) = played_and_real().await;
+    let end = CancellationToken::new();
+    ma.serve("slow", 1, Http::Hang(1000, end.clone()));
+    ma.put("slow", 1, 1000, None).await;
+    for n in 0..30 {
+        put(&ma, &format!("k{n}"), 10 + n).await;
+    }
+    for n in 0..30 {
+        tx.comes(&format!("k{n}"), format!("k{n}").as_bytes()).await;
+    }
+    assert_eq!(
+        ma.cursor_of(&tx).await,
+        0,
+        "the cursor passed what is not done"
+    );
+    assert_eq!(tx.repair().status().copies_in_flight, 1);
+    tx.kill().await;
+    let body = vec![9; 1000];
+    ma.body(1, Http::Good(body.clone()));
+    tx.start(Some(repair_config()));
+    tx.comes("slow", &body).await;
+    ma.passed_by(&tx).await;
+    assert_eq!(tx.repair().status().files_copied, 1, "copied again");
+    end.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_ledger_goes_away_and_comes_back() {
+    let (_home, ledger, ma, tx) = played_and_real().await;
+    put(&ma, "before", 1).await;
+    tx.comes("before", b"before").await;
+    put(&ma, "meanwhile", 2).await;
+    ledger.set_away(true);
+    until("it says so", async || {
+        let status = tx.repair().status();
+        let waits = |state: State| state == State::WaitingForLedger;
+        if status
+            .workers
+            .iter()
+            .all(|worker| waits(worker.state) && worker.last_error.is_some())
+        {
+            Ok(())
+        } else {
+            Err(format!("{status:?}"))
+        }
+    })
+    .await;
+    ledger.set_away(false);
+    put(&ma, "after", 3).await;
+    tx.comes("meanwhile", b"meanwhile").await;
+    tx.comes("after", b"after").await;
+    ma.passed_by(&tx).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tracker_goes_away_and_files_are_parked() {
+    let home = tempfile::tempdir().unwrap();
+    let ledger = Flaky::open(home.path());
+    let ma = Played::new("ma01", &ledger).await;
+    let mut tx = Site::new("tx01", home.path(), &ledger).await;
+    tx.start(Some(repair_config()));
+    tx.stop_tracker().await;
+    put(&ma, "k", 1).await;
+    tx.parks("k", "no tracker was reached").await;
+    ma.passed_by(&tx).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn repair_gives_way_to_a_client() {
+    let (_home, _ledger, ma, tx) = played_and_real().await;
+    let locks: KeyLocks = tx.running().locks.clone();
+    let name = file("k");
+    let held = locks.lock(&[&name], Duration::from_secs(1)).await;
+    put(&ma, "k", 1).await;
+    // It comes, finds the key taken, gives the upload up, and leaves the file for later.
+    tx.parks("k", "a client").await;
+    assert!(tx.read("k").await.is_none());
+    assert!(ma.gets().len() > 1);
+    drop(held);
+    tx.comes("k", b"k").await;
+    // What was given up is open no more.
+    let gone = tx
+        .trackers
+        .file_debug_by_fid(phylactery::file::Fid(1))
+        .await
+        .unwrap();
+    assert!(gone.tempfile.is_none(), "{gone:?}");
+    // A client never waits for a copy that is under way.
+    let end = CancellationToken::new();
+    ma.serve("slow", 9, Http::Hang(1000, end.clone()));
+    ma.put("slow", 9, 1000, None).await;
+    until("the copy", async || {
+        match tx.repair().status().copies_in_flight {
+            0 => Err("none".to_owned()),
+            _ => Ok(()),
+        }
+    })
+    .await;
+    let began = std::time::Instant::now();
+    tx.put("slow", None, b"by a client").await;
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        began.elapsed()
+    );
+    end.cancel();
+    tx.comes("slow", b"by a client").await;
+    let record = tx
+        .ledger
+        .read(&file("slow"), Strength::Local)
+        .await
+        .unwrap();
+    assert_eq!(record.head.unwrap().origin, tx.name);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_lets_go_of_long_copies_and_a_pause_is_obeyed() {
+    let (_home, _ledger, ma, mut tx) = played_and_real().await;
+    assert!(tx.repair().pause("tail", true));
+    assert!(!tx.repair().pause("tale", true));
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    put(&ma, "k", 1).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert!(tx.read("k").await.is_none());
+    assert!(tx.repair().pause("tail", false));
+    tx.comes("k", b"k").await;
+    let end = CancellationToken::new();
+    ma.serve("slow", 9, Http::Hang(1000, end.clone()));
+    ma.put("slow", 9, 1000, None).await;
+    until("the copy", async || {
+        match tx.repair().status().copies_in_flight {
+            0 => Err("none".to_owned()),
+            _ => Ok(()),
+        }
+    })
+    .await;
+    let began = std::time::Instant::now();
+    tx.stop().await;
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(ma.cursor_of(&tx).await, 1);
+    end.cancel();
+}
