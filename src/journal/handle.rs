@@ -386,7 +386,7 @@ impl Journal {
                 db,
                 &query,
                 after,
-                limit + confirmed.len(),
+                limit.saturating_add(confirmed.len()),
                 rows::read_outgoing,
             )?;
             found.retain(|outgoing| !confirmed.contains(&outgoing.id));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use phylactery::journal::{Journal, Outcome};
 use phylactery::version::Version;
@@ -217,7 +217,7 @@ fn signal(pid: u32, signal: libc::c_int) {
 #[cfg(target_os = "linux")]
 fn freeze(pid: u32) {
     signal(pid, libc::SIGSTOP);
-    let give_up = Instant::now() + Duration::from_secs(30);
+    let give_up = std::time::Instant::now() + Duration::from_secs(30);
     loop {
         let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("a process");
         let running = tasks.filter_map(Result::ok).any(|task| {
@@ -227,7 +227,7 @@ fn freeze(pid: u32) {
         if !running {
             return;
         }
-        assert!(Instant::now() < give_up, "{pid} does not stop");
+        assert!(std::time::Instant::now() < give_up, "{pid} does not stop");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
