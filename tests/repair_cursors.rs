@@ -1,5 +1,7 @@
 //! A cursor passes an entry only when it is done or parked by name, whatever is slow, broken, missing or killed.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
 mod repair_sites;
 
 use std::sync::Arc;

@@ -1,5 +1,7 @@
 //! Whatever a source answers, only the right bytes are closed here; and what can be had is had.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
 mod repair_sites;
 
 use std::sync::Arc;
