@@ -1,4 +1,17 @@
 //! What an operator sets, typed, with defaults beside the fields.
+//!
+//! Always true: a [`Config`] that came from [`load`] is whole and free of contradictions; nothing later has to
+//! look at it with suspicion. All mistakes of a file are told at once, each with its key, value and line
+//! ([`Mistake`]). Never here: binding a port or making a file. Reading a configuration leaves no trace.
+
+mod describe;
+mod load;
+mod mistake;
+mod reader;
+mod values;
+
+pub use load::load;
+pub use mistake::{Mistake, Mistakes};
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;

@@ -14,6 +14,11 @@
 //! [`NOT_PLAYED`] and [`DIFFERENT`] say what is left out, and why. A conversation that is neither
 //! played nor listed fails the test.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test panics when something is not as it should be"
+)]
+
 mod tracker_player;
 
 use std::collections::BTreeSet;

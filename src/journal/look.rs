@@ -47,6 +47,7 @@ fn look_error(why: TrackerError) -> LookError {
 fn row(found: &FileDebug) -> Option<Row> {
     let file = found.file.as_ref()?;
     Some(Row {
+        file: FileName::from_bytes(&file.domain, &file.key),
         fid: Fid(file.fid),
         class: Class::from_bytes(&file.class),
         size: file.length,

@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 
 use crate::file::{Class, Fid, FileName};
 use crate::ledger::{Ledger, LedgerError, Strength};
-use crate::version::wall_clock;
+use crate::version::{Version, wall_clock};
 
 use super::announcement::{Announcer, Believed, Bytes, believed};
 use super::{Announcement, By, Details, Entry, Journal, JournalError, Mutation, Outcome};
@@ -35,6 +35,8 @@ const AT_ONCE: usize = 16;
 /// What the tracker's master database holds, as far as settling needs it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Row {
+    /// The key that names it.
+    pub file: FileName,
     /// The fid.
     pub fid: Fid,
     /// Its class by name.
@@ -256,15 +258,21 @@ impl Settler {
         fid: Option<Fid>,
         happened: bool,
     ) -> Result<Vec<Announcement>, Pending> {
-        if let (true, Some(fid)) = (happened, fid)
+        // An upload that is a living file was closed: here, unless this very closing is recorded already.
+        if let Some(fid) = fid
             && let Some(row) = self.look.by_fid(fid).await?
+            && (happened || row.file == *file || later.moves_away(file))
+            && self
+                .believed(entry, file)
+                .await?
+                .is_none_or(|believed| believed.held.fid != fid)
         {
             return Ok(vec![self.put_of(entry, file, &row)]);
         }
         if let Some(covered) = self.covered(entry, later, file).await? {
             return Ok(covered);
         }
-        let here = self.here(entry, file).await?;
+        let here = self.here(entry, later, file).await?;
         match &here.row {
             // The upload that this intent closed, or, where the request named it in no way we can read, any new one.
             Some(row) if here.is_new(row) && (fid == Some(row.fid) || fid.is_none()) => {
@@ -283,8 +291,16 @@ impl Settler {
         if let Some(covered) = self.covered(entry, later, file).await? {
             return Ok(covered);
         }
-        let here = self.here(entry, file).await?;
+        let here = self.here(entry, later, file).await?;
         match (&here.row, &here.believed) {
+            // Its bytes live on under another name: not deleted, but renamed by a later mutation.
+            (None, Some(believed))
+                if later.moves_away(file)
+                    && self.look.by_fid(believed.held.fid).await?.is_some() =>
+            {
+                self.quiet_since_lost(entry)?;
+                Ok(Vec::new())
+            }
             (None, Some(_)) => Ok(vec![self.announcer.delete(entry.version, &entry.by, file)]),
             _ => self.unexplained(entry, later, file, &here),
         }
@@ -307,7 +323,10 @@ impl Settler {
         {
             return Ok(us.rename(entry.version, &entry.by, from, to, &bytes).into());
         }
-        let (at_from, at_to) = (self.here(entry, from).await?, self.here(entry, to).await?);
+        let (at_from, at_to) = (
+            self.here(entry, later, from).await?,
+            self.here(entry, later, to).await?,
+        );
         // The bytes that moved: what the old name was believed to hold, or else what is found under the new one.
         let moved = match (&at_from.believed, &at_to.row) {
             (Some(believed), row) => {
@@ -318,14 +337,14 @@ impl Settler {
                 };
                 moved_bytes(believed, row.as_ref())
             }
-            (None, Some(row)) if at_to.is_new(row) && !later.names(to, row.fid) => {
+            (None, Some(row)) if at_to.is_new(row) && !later.touches(to) => {
                 Some(self.bytes_of(us.content_of(entry.version, &entry.by), row))
             }
             (None, _) => None,
         };
-        let arrived = match (&moved, &at_to.row) {
-            (Some(moved), Some(row)) => at_to.is_new(row) && row.fid == moved.fid,
-            _ => false,
+        let arrived = match &moved {
+            Some(moved) => self.went_to(moved.fid, from, to, &at_to, later).await?,
+            None => false,
         };
         if happened || arrived {
             return Ok(match moved {
@@ -345,6 +364,27 @@ impl Settler {
         Ok(announcements)
     }
 
+    /// Whether a fid that was under `from` is under `to` now, or was there and went on with a later rename.
+    async fn went_to(
+        &self,
+        fid: Fid,
+        from: &FileName,
+        to: &FileName,
+        at_to: &Here,
+        later: &Later<'_>,
+    ) -> Result<bool, Pending> {
+        if let Some(row) = &at_to.row
+            && row.fid == fid
+        {
+            return Ok(at_to.is_new(row));
+        }
+        if !later.moves_away(to) {
+            return Ok(false);
+        }
+        let now = self.look.by_fid(fid).await?;
+        Ok(now.is_some_and(|row| row.file != *from))
+    }
+
     async fn settle_class(
         &self,
         entry: &Entry,
@@ -354,36 +394,43 @@ impl Settler {
         happened: bool,
     ) -> Result<Vec<Announcement>, Pending> {
         let us = &self.announcer;
-        if happened && let Some(believed) = self.believed(entry, file).await? {
+        let Some(Believed { held, .. }) = self.believed(entry, file).await? else {
+            if later.touches(file) {
+                return Ok(Vec::new());
+            }
+            let here = self.here(entry, later, file).await?;
+            return match &here.row {
+                // The first mutation of a file that the ledger does not know adopts it.
+                Some(row) if happened => Ok(vec![self.put_of(entry, file, row)]),
+                _ => self.unexplained(entry, later, file, &here),
+            };
+        };
+        if happened {
             return Ok(vec![us.set_class(
                 entry.version,
                 &entry.by,
                 file,
-                &believed.held,
+                &held,
                 class,
             )]);
         }
-        if later.decides(file) {
-            return Ok(Vec::new());
-        }
-        let here = self.here(entry, file).await?;
-        match (&here.believed, &here.row) {
-            (Some(believed), Some(row))
-                if row.fid == believed.held.fid && row.class != believed.held.class =>
-            {
-                Ok(vec![us.set_class(
-                    entry.version,
-                    &entry.by,
-                    file,
-                    &believed.held,
-                    &row.class,
-                )])
+        // The class goes with the bytes, wherever later renames have brought them.
+        match self.look.by_fid(held.fid).await? {
+            Some(row) if row.class != held.class => Ok(vec![us.set_class(
+                entry.version,
+                &entry.by,
+                file,
+                &held,
+                &row.class,
+            )]),
+            row if row.is_some() || later.touches(file) => {
+                self.quiet_since_lost(entry)?;
+                Ok(Vec::new())
             }
-            // The first mutation of a file that the ledger does not know adopts it.
-            (None, Some(row)) if happened && !later.names(file, row.fid) => {
-                Ok(vec![self.put_of(entry, file, row)])
+            _ => {
+                let here = self.here(entry, later, file).await?;
+                self.unexplained(entry, later, file, &here)
             }
-            _ => self.unexplained(entry, later, file, &here),
         }
     }
 
@@ -405,7 +452,7 @@ impl Settler {
         if later.is_open(file) {
             return Ok(Some(Vec::new()));
         }
-        let here = self.here(entry, file).await?;
+        let here = self.here(entry, later, file).await?;
         let version = last.version.next();
         Ok(Some(match (&last.mutation, &here.row, &entry.mutation) {
             (
@@ -500,12 +547,17 @@ impl Settler {
         self.quiet_since(first)
     }
 
-    /// What is under a key now, in the tracker and as believed, looked at while nothing newer happened to it.
-    async fn here(&self, entry: &Entry, file: &FileName) -> Result<Here, Pending> {
-        let newest = self.journal.standing(file).newest;
+    /// What is under a key now, in the tracker and as believed; only if nothing happened to it that is not among `later`.
+    async fn here(
+        &self,
+        entry: &Entry,
+        later: &Later<'_>,
+        file: &FileName,
+    ) -> Result<Here, Pending> {
         let row = self.look.by_key(file).await?;
         let believed = self.believed(entry, file).await?;
-        if self.journal.standing(file).newest != newest {
+        let known = later.newest(file).unwrap_or(entry.version);
+        if self.journal.standing(file).newest > Some(known) {
             return Err(Pending::Changed);
         }
         Ok(Here { row, believed })
@@ -590,6 +642,16 @@ impl Later<'_> {
         })
     }
 
+    /// The version of the last one that touches the key.
+    fn newest(&self, file: &FileName) -> Option<Version> {
+        let touching = self
+            .0
+            .iter()
+            .rev()
+            .find(|entry| entry.mutation.files().contains(&file));
+        touching.map(|entry| entry.version)
+    }
+
     /// Whether the outcome of one that touches the key is not known.
     fn is_open(&self, file: &FileName) -> bool {
         self.0.iter().any(|entry| {
@@ -609,8 +671,12 @@ impl Later<'_> {
         })
     }
 
-    fn decides(&self, file: &FileName) -> bool {
-        self.last_decided(file).is_some()
+    /// Whether one of them may have renamed the key to another.
+    fn moves_away(&self, file: &FileName) -> bool {
+        self.0.iter().any(|entry| {
+            matches!(&entry.mutation, Mutation::Rename { from, .. } if from == file)
+                && entry.outcome != Some(Outcome::DidNotHappen)
+        })
     }
 
     /// Whether one of them closes this very upload under the key.

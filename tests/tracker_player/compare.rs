@@ -34,7 +34,7 @@ impl Url {
         let (ip, port) = authority.split_once(':')?;
         let mut names = path.split('/');
         let devid = names.next()?.strip_prefix("dev")?.parse().ok()?;
-        let fid = names.last()?.strip_suffix(".fid")?.parse().ok()?;
+        let fid = names.next_back()?.strip_suffix(".fid")?.parse().ok()?;
         Some(Url {
             ip: ip.to_owned(),
             port: port.to_owned(),
@@ -472,7 +472,7 @@ fn compare_refusals(recorded: &[u8], ours: &[u8], numbers: &Numbers) -> Result<(
             // Ends in whatever went wrong before, on the recorded side.
             "size_verify_error" => text.split("; error:").next().unwrap_or_default().to_owned(),
             // Names devices, which differ.
-            "invalid_destdev" => text.replace('1', "N").replace('2', "N"),
+            "invalid_destdev" => text.replace(['1', '2'], "N"),
             _ => text,
         };
         let text: Vec<String> = text

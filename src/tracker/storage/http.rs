@@ -228,10 +228,9 @@ async fn put(storage: &Storage, target: Target, request: Request) -> Result<Resp
         )
             .into_response());
     }
-    let content_md5 = match headers.get(header::HeaderName::from_static("content-md5")) {
-        None => None,
-        Some(value) => Some(value.as_bytes().to_vec()),
-    };
+    let content_md5 = headers
+        .get("content-md5")
+        .map(|value| value.as_bytes().to_vec());
     let root = storage.root.clone();
     let (incoming, target) = blocking_step(move || {
         if target.look()? == Found::Other {

@@ -1,0 +1,194 @@
+//! The HTTP API: what is here, what is missing where, and the three calls of the first version.
+//!
+//! | call | answers |
+//! | --- | --- |
+//! | `GET /healthz` | 200 while this process answers at all |
+//! | `GET /v1/status` | this datacenter: journal, repair, proxy, gaps, whether it is proved in sync |
+//! | `GET /v1/files/{domain}/{key}` | one file: its head, who holds what, where it is due and where it is missing |
+//! | `GET /v1/gaps` | what did not work at once here, most urgent first |
+//! | `/file/…` | [`bare_fids`] |
+//!
+//! Always true: whatever is asked, the answer is JSON (but for `/healthz`), and a mistake has a `message` that says
+//! what was wrong; the status is decided in one place ([`Refusal`]). A body is at most [`MAX_BODY`], the
+//! connections at most [`MAX_CONNECTIONS`]. "In sync" is said only as the [`Vitals`] have proved it.
+//! Never here: changing a file at a tracker. Killed in the middle: nothing is kept here but leases of a minute.
+
+pub mod bare_fids;
+mod files;
+mod hunt;
+mod listener;
+mod refusal;
+mod status;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::map_response_with_state;
+use axum::routing::{get, post};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::ApiConfig;
+use crate::file::{Datacenter, NodeName};
+use crate::journal::{Depth, Refused};
+use crate::ledger::{Ledger, LedgerError};
+use crate::placement::Placements;
+use crate::version::{Clock, Version};
+
+pub use refusal::Refusal;
+
+/// The longest body that is read: the calls that have one need a few hundred bytes.
+pub const MAX_BODY: usize = 64 << 10;
+/// Connections at once. Scripts and people need a few; a flood of them must not take the proxy's sockets.
+pub const MAX_CONNECTIONS: usize = 512;
+/// How long a ledger may take. Every call of it has a limit of its own; this one is for those that ask.
+const LEDGER_LIMIT: Duration = Duration::from_secs(10);
+/// How long a stop waits for answers under way: the slowest asks the ledger once or twice.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// What the API shows and speaks for.
+pub struct Context {
+    /// `[api]`
+    pub config: ApiConfig,
+    /// Where we are.
+    pub datacenter: Datacenter,
+    /// Who we are.
+    pub node: NodeName,
+    /// Where the truth is.
+    pub ledger: Arc<dyn Ledger>,
+    /// The node's clock: what [`bare_fids`] are stamped with.
+    pub clock: Arc<Clock>,
+    /// What the other parts of this process say of themselves.
+    pub vitals: Arc<dyn Vitals>,
+}
+
+/// What the other parts of this process say of themselves. From memory: nothing here waits.
+pub trait Vitals: Send + Sync + 'static {
+    /// How full the journal is.
+    fn journal(&self) -> Depth;
+    /// Why mutations are refused at the moment, if they are.
+    fn refusing(&self) -> Option<Refused>;
+    /// Repair's workers; an object.
+    fn repair(&self) -> serde_json::Value;
+    /// The proxy's counts; an object.
+    fn proxy(&self) -> serde_json::Value;
+    /// What is proved.
+    fn proof(&self) -> Proof;
+}
+
+/// Whether this datacenter holds all that it should, as of when.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Proof {
+    /// Proved, and nothing is known that speaks against it.
+    pub in_sync: bool,
+    /// As of when: every change that was made before has been looked at. `None` while there never was a proof.
+    pub proved_at: Option<Version>,
+}
+
+/// What the handlers share.
+struct Api {
+    context: Context,
+    hunts: hunt::Hunts,
+    /// `/file/new` looks before it writes: one at a time.
+    inserting: tokio::sync::Mutex<()>,
+}
+
+type Shared = State<Arc<Api>>;
+
+/// All routes.
+pub fn router(context: Context) -> Router {
+    let api = Arc::new(Api {
+        context,
+        hunts: hunt::Hunts::default(),
+        inserting: tokio::sync::Mutex::default(),
+    });
+    let first_version = Router::new()
+        .route("/file/bad/{dc}", get(bare_fids::bad))
+        .route("/file/add/{dc}", post(bare_fids::add))
+        .route("//file/add/{dc}", post(bare_fids::add))
+        .route("/file/new", post(bare_fids::new))
+        .layer(map_response_with_state(
+            Arc::clone(&api),
+            bare_fids::compatible_status,
+        ));
+    Router::new()
+        .route("/healthz", get("ok\n"))
+        .route("/v1/status", get(status::status))
+        .route("/v1/files/{domain}/{*key}", get(files::file))
+        .route("/v1/gaps", get(files::gaps))
+        .merge(first_version)
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        .with_state(api)
+}
+
+async fn no_such_path(request: Request) -> Refusal {
+    Refusal::NotFound(format!(
+        "nothing is at {}; try /v1/status, /v1/files/DOMAIN/KEY, /v1/gaps or /healthz",
+        request.uri().path()
+    ))
+}
+
+async fn no_such_method(request: Request) -> Refusal {
+    let (method, path) = (request.method(), request.uri().path());
+    Refusal::Method(format!("{path} does not take {method}"))
+}
+
+/// Serves until `stop`, then finishes what is under way.
+///
+/// # Errors
+/// If the listener breaks.
+pub async fn serve(
+    listener: TcpListener,
+    context: Context,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
+    let listener = listener::Bounded::new(listener, MAX_CONNECTIONS);
+    let serving = axum::serve(listener, router(context))
+        .with_graceful_shutdown(stop.clone().cancelled_owned());
+    tokio::select! {
+        ended = serving.into_future() => ended,
+        // Somebody holds half a request: they have had their time.
+        () = async { stop.cancelled().await; tokio::time::sleep(DRAIN).await } => Ok(()),
+    }
+}
+
+impl Api {
+    async fn placements(&self) -> Result<Placements, Refusal> {
+        self.ask(
+            "read the placements",
+            Placements::load(&*self.context.ledger),
+        )
+        .await
+    }
+
+    /// Asks the ledger, not for ever.
+    async fn ask<T>(
+        &self,
+        doing: &'static str,
+        asking: impl Future<Output = Result<T, LedgerError>>,
+    ) -> Result<T, Refusal> {
+        match tokio::time::timeout(LEDGER_LIMIT, asking).await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(Refusal::Ledger(LedgerError::Unavailable {
+                doing,
+                why: format!("no answer within {} s", LEDGER_LIMIT.as_secs()),
+            })),
+        }
+    }
+}
+
+/// A version as people and scripts write a time.
+pub(crate) fn rfc3339(version: Version) -> String {
+    let micros = u64::try_from(version.0).unwrap_or_default();
+    let time = std::time::UNIX_EPOCH.checked_add(Duration::from_micros(micros));
+    match time {
+        // The format ends with the year 9999.
+        Some(time) if micros < 253_402_300_800_000_000 => {
+            humantime::format_rfc3339_micros(time).to_string()
+        }
+        _ => format!("{version} µs since 1970"),
+    }
+}

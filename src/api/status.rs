@@ -1,0 +1,40 @@
+//! `/v1/status`: this datacenter at a glance. It answers when the ledger does not: that is when it is asked.
+
+use axum::Json;
+use axum::extract::State;
+use serde_json::{Value, json};
+
+use super::{Shared, rfc3339};
+use crate::version::wall_clock;
+
+pub(super) async fn status(State(api): Shared) -> Json<Value> {
+    let context = &api.context;
+    let counting = context.ledger.count_gaps(&context.datacenter);
+    let counted = api.ask("count the gaps", counting).await;
+    let depth = context.vitals.journal();
+    let proof = context.vitals.proof();
+    let age = depth
+        .oldest
+        .map(|oldest| (wall_clock().seconds() - oldest.seconds()).max(0.0));
+    let problem = counted.as_ref().err().map(ToString::to_string);
+    let gaps = counted.ok();
+    Json(json!({
+        "datacenter": context.datacenter,
+        "node": context.node,
+        "version": env!("CARGO_PKG_VERSION"),
+        "journal": {
+            "depth": depth.entries,
+            "open_intents": depth.open,
+            "oldest_seconds": age.unwrap_or(0.0),
+            "bytes": depth.bytes,
+            "refusing": context.vitals.refusing().map(|why| why.to_string()),
+        },
+        "ledger": { "is": context.ledger.describe(), "problem": problem },
+        "repair": context.vitals.repair(),
+        "proxy": context.vitals.proxy(),
+        // Not known is not none.
+        "gaps": gaps,
+        "in_sync": proof.in_sync && gaps == Some(0),
+        "proved_at": proof.proved_at.map(rfc3339),
+    }))
+}

@@ -1,0 +1,157 @@
+//! `phylactery status`, `file show` and `gaps`: they ask the HTTP API, and know nothing that it does not say.
+
+mod show;
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
+use reqwest::Url;
+use serde_json::Value;
+
+use super::{Failure, runtime};
+
+/// How long an answer may take: longer than the API gives the ledger.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Where to ask, and how to show the answer.
+#[derive(Args, Debug)]
+pub struct Asking {
+    /// The HTTP API to ask, that is [api] listen of the datacenter that you want to know about
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
+    api: String,
+
+    /// Print the API's JSON as it is
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `status` takes.
+#[derive(Args, Debug)]
+pub struct Status {
+    #[command(flatten)]
+    asking: Asking,
+}
+
+/// What `gaps` takes.
+#[derive(Args, Debug)]
+pub struct Gaps {
+    #[command(flatten)]
+    asking: Asking,
+
+    /// Show at most so many
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    limit: usize,
+}
+
+/// What `file` takes.
+#[derive(Subcommand, Debug)]
+pub enum File {
+    /// Show what is known of one file
+    ///
+    /// Its newest revision, which datacenters hold it, where it is due, and where it is missing.
+    Show(Show),
+}
+
+/// What `file show` takes.
+#[derive(Args, Debug)]
+pub struct Show {
+    /// The domain
+    domain: OsString,
+
+    /// The key, as clients give it: any bytes, not escaped
+    key: OsString,
+
+    #[command(flatten)]
+    asking: Asking,
+}
+
+pub(super) fn status(arguments: Status) -> Result<(), Failure> {
+    arguments.asking.ask("v1/status", show::status)
+}
+
+pub(super) fn gaps(arguments: Gaps) -> Result<(), Failure> {
+    let path = format!("v1/gaps?limit={}", arguments.limit);
+    arguments.asking.ask(&path, show::gaps)
+}
+
+pub(super) fn file(arguments: Show) -> Result<(), Failure> {
+    let encoded = |name: &OsString| percent_encode(name.as_bytes(), NON_ALPHANUMERIC).to_string();
+    let (domain, key) = (encoded(&arguments.domain), encoded(&arguments.key));
+    if domain.is_empty() || key.is_empty() {
+        return Err(Failure::Usage("a domain or key is never empty".to_owned()));
+    }
+    // However they are encoded, URLs take these two for steps through folders.
+    if [".", ".."].iter().any(|dots| arguments.key == *dots) {
+        return Err(Failure::Usage(format!(
+            "the key {} cannot stand in a URL as other programs read them; ask with \
+             `curl --path-as-is {}/v1/files/{domain}/{}`",
+            arguments.key.display(),
+            arguments.asking.api.trim_end_matches('/'),
+            arguments.key.display()
+        )));
+    }
+    let path = format!("v1/files/{domain}/{key}");
+    arguments.asking.ask(&path, show::file)
+}
+
+impl Asking {
+    fn ask(&self, path: &str, show: fn(&Value)) -> Result<(), Failure> {
+        let answer = runtime()?.block_on(self.fetch(path))?;
+        if self.json {
+            super::paint::say!("{answer:#}");
+        } else {
+            show(&answer);
+        }
+        Ok(())
+    }
+
+    async fn fetch(&self, path: &str) -> Result<Value, Failure> {
+        let base = self.api.trim_end_matches('/');
+        let wrong = |why: &dyn std::fmt::Display| {
+            Failure::Usage(format!(
+                "--api {base}: {why}; write a URL such as http://127.0.0.1:8080"
+            ))
+        };
+        let url = Url::parse(&format!("{base}/{path}")).map_err(|error| wrong(&error))?;
+        if url.scheme() != "http" {
+            return Err(wrong(&"not an http URL"));
+        }
+        let unreachable = |error: reqwest::Error| {
+            Failure::Unreachable(format!(
+                "cannot reach the API at {base}: {}; is `phylactery run` or `phylactery demo` running there?",
+                root_cause(&error)
+            ))
+        };
+        let client = reqwest::Client::builder().no_proxy().timeout(LIMIT).build();
+        let client = client.map_err(|error| anyhow::Error::new(error).context("make a client"))?;
+        let response = client.get(url).send().await.map_err(unreachable)?;
+        let status = response.status();
+        let body = response.bytes().await.map_err(unreachable)?;
+        let answer: Option<Value> = serde_json::from_slice(&body).ok();
+        match answer {
+            Some(answer) if status.is_success() => Ok(answer),
+            Some(answer) if answer["message"].is_string() => Err(Failure::Failed(anyhow::anyhow!(
+                "{}",
+                super::paint::plain(answer["message"].as_str().unwrap_or_default())
+            ))),
+            _ => Err(Failure::Failed(anyhow::anyhow!(
+                "{base} answered {status}, and not as the API of phylactery does: is it another service?"
+            ))),
+        }
+    }
+}
+
+/// The innermost cause: "Connection refused" says more than what stands around it.
+fn root_cause(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    if error.is_timeout() {
+        return format!("no answer within {} s", LIMIT.as_secs());
+    }
+    cause.to_string()
+}

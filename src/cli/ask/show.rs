@@ -1,0 +1,197 @@
+//! The API's answers for people. What an answer lacks is left out, so that an older API can be asked too.
+
+use serde_json::Value;
+
+use crate::cli::paint::{bad, bytes, faint, good, grouped, plain, say, strong, waiting};
+
+pub(super) fn status(answer: &Value) {
+    let proved = answer["proved_at"].as_str();
+    let in_sync = match (answer["in_sync"].as_bool(), proved) {
+        (Some(true), at) => good(format!("yes, as of {}", at.unwrap_or("now"))),
+        (_, Some(at)) => waiting(format!("not proved; the last proof is of {at}")),
+        (_, None) => waiting("not proved yet".to_owned()),
+    };
+    row("datacenter", strong(text(&answer["datacenter"])));
+    row("in sync", in_sync);
+    let problem = &answer["ledger"]["problem"];
+    match problem.as_str() {
+        Some(problem) => row("ledger", bad(plain(problem))),
+        None => row("ledger", text(&answer["ledger"]["is"])),
+    }
+    row("journal", journal(&answer["journal"]));
+    if let Some(why) = answer["journal"]["refusing"].as_str() {
+        row("", bad(format!("refuses changes: {}", plain(why))));
+    }
+    match answer["gaps"].as_u64() {
+        Some(0) => row("gaps", good("none")),
+        Some(count) => row(
+            "gaps",
+            waiting(format!("{}; see `phylactery gaps`", grouped(count))),
+        ),
+        None => row("gaps", bad("not known")),
+    }
+    part("repair", &answer["repair"]);
+    part("proxy", &answer["proxy"]);
+}
+
+fn journal(journal: &Value) -> String {
+    let count = |key: &str| journal[key].as_u64().unwrap_or_default();
+    if count("depth") == 0 {
+        return "empty: the ledger has everything".to_owned();
+    }
+    format!(
+        "{} waiting for the ledger, {} with an open outcome, the oldest for {:.1} s",
+        grouped(count("depth")),
+        grouped(count("open_intents")),
+        journal["oldest_seconds"].as_f64().unwrap_or_default()
+    )
+}
+
+/// Whatever a part says of itself: a line for each of its workers, and for each of its figures.
+fn part(name: &str, said: &Value) {
+    let mut name = name;
+    let mut line = |text: String| row(std::mem::take(&mut name), text);
+    for worker in said["workers"].as_array().into_iter().flatten() {
+        line(describe_worker(worker));
+    }
+    for (member, value) in said.as_object().into_iter().flatten() {
+        let value = match value {
+            // A time among the counts.
+            Value::Number(_) if member == "caught_up" => time(value),
+            Value::Number(number) => number.as_u64().map_or(number.to_string(), grouped),
+            Value::String(_) | Value::Bool(_) => text(value),
+            // Lists and objects are for --json.
+            Value::Array(_) | Value::Object(_) | Value::Null => continue,
+        };
+        line(format!(
+            "{} {value}",
+            faint(plain(&member.replace('_', " ")))
+        ));
+    }
+}
+
+fn describe_worker(worker: &Value) -> String {
+    let figure = |key: &str| worker[key].as_u64().map(grouped).unwrap_or_default();
+    let mut said = format!(
+        "{} {}, {} done, {} failed",
+        strong(text(&worker["name"])),
+        text(&worker["state"]),
+        figure("done"),
+        figure("failed")
+    );
+    let last_error = &worker["last_error"];
+    if let Some(why) = last_error["error"].as_str() {
+        said.push_str(&format!("; {}", bad(plain(why))));
+    }
+    said
+}
+
+pub(super) fn file(answer: &Value) {
+    say!(
+        "{} {}",
+        strong(text(&answer["domain"])),
+        strong(text(&answer["key"]))
+    );
+    let head = &answer["head"];
+    match head["op"].as_str() {
+        Some("put") => {
+            let size = head["size"].as_u64().unwrap_or_default();
+            let class = match head["class"].as_str() {
+                Some(class) => format!(", class {}", plain(class)),
+                None => String::new(),
+            };
+            row(
+                "stored",
+                format_args!("{}{class}, {}", origin(head), bytes(size)),
+            );
+            if let Some(checksum) = head["checksum"].as_str() {
+                row("", plain(checksum));
+            }
+        }
+        Some(_) => row("deleted", origin(head)),
+        None => row("", "its head has not arrived in the ledger yet"),
+    }
+    let names = |key: &str| -> Vec<&str> {
+        let list = answer[key].as_array().into_iter().flatten();
+        list.filter_map(Value::as_str).collect()
+    };
+    let (due, missing) = (names("due"), names("missing"));
+    let no_replicas = serde_json::Map::new();
+    let replicas = answer["replicas"].as_object().unwrap_or(&no_replicas);
+    let mut datacenters: Vec<&str> = replicas.keys().map(String::as_str).collect();
+    datacenters.extend(&due);
+    datacenters.sort_unstable();
+    datacenters.dedup();
+    for datacenter in datacenters {
+        let replica = &answer["replicas"][datacenter];
+        let held = replica["content"].is_string();
+        let is_due = due.contains(&datacenter);
+        let state = match (missing.contains(&datacenter), held, is_due) {
+            (true, true, _) => waiting("has another revision or class of it"),
+            (true, false, _) => waiting("is to get it"),
+            (false, true, true) => good("has it"),
+            (false, true, false) => waiting("still has it, and should not"),
+            (false, false, _) => faint("does not have it"),
+        };
+        let mut more = String::new();
+        if held {
+            more = format!(
+                "  fid {}, since {}",
+                replica["fid"],
+                time(&replica["since"])
+            );
+        }
+        if replica["claimed"] == true {
+            more.push_str(", as somebody claims");
+        }
+        row(&plain(datacenter), format_args!("{state}{more}"));
+    }
+}
+
+fn origin(head: &Value) -> String {
+    format!("in {}, {}", text(&head["origin"]), time(&head["version"]))
+}
+
+pub(super) fn gaps(answer: &Value) {
+    let gaps = answer["gaps"].as_array().map_or(&[][..], Vec::as_slice);
+    if gaps.is_empty() {
+        say!("{} in {}", good("no gaps"), text(&answer["datacenter"]));
+        return;
+    }
+    for gap in gaps {
+        say!("{} {}", text(&gap["domain"]), strong(text(&gap["key"])));
+        let last_error = gap["last_error"].as_str().unwrap_or_default();
+        say!("  {}", bad(plain(last_error)));
+        say!(
+            "  {}",
+            faint(format!(
+                "since {}, tried {} times, again at {}",
+                text(&gap["since"]),
+                gap["attempts"],
+                text(&gap["next_try"])
+            ))
+        );
+    }
+    let count = answer["count"].as_u64().unwrap_or_default();
+    if count > gaps.len() as u64 {
+        say!("… and {} more", grouped(count - gaps.len() as u64));
+    }
+}
+
+fn row(name: &str, what: impl std::fmt::Display) {
+    say!("  {name:<11} {what}");
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => plain(text),
+        Value::Null => "none".to_owned(),
+        other => plain(&other.to_string()),
+    }
+}
+
+/// A version as a time.
+fn time(version: &Value) -> String {
+    let version = crate::version::Version(version.as_i64().unwrap_or_default());
+    crate::api::rfc3339(version)
+}

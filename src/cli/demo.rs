@@ -1,0 +1,182 @@
+//! `phylactery demo`
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use clap::Args;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::paint::{bad, bytes, faint, good, plain, say, strong, waiting};
+use super::{Failure, runtime, signals};
+use crate::demo::{DOMAIN, Demo, MOST_OFFSET, Site, default_dir, sites};
+use crate::events::{Event, Events, What};
+
+/// What `demo` takes.
+#[derive(Args, Debug)]
+pub struct Arguments {
+    /// The folder that everything is kept in; made if it is not there
+    ///
+    /// By default a folder in your data directory, which is named at the start. Remove it to begin anew.
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+
+    /// Add N to every port
+    ///
+    /// The ports are 7001 and 7002 (proxies), 7011 and 7012 (trackers), 7511 and 7512 (storage), 8080 and 8081 (API).
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(..=i64::from(MOST_OFFSET)))]
+    port_offset: u16,
+}
+
+pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
+    let dir = match arguments.dir {
+        // What is printed has to make sense elsewhere too.
+        Some(dir) => std::path::absolute(&dir).unwrap_or(dir),
+        None => default_dir()?,
+    };
+    runtime()?.block_on(serve(&dir, &sites(arguments.port_offset)))?;
+    Ok(())
+}
+
+async fn serve(dir: &Path, sites: &[Site; 2]) -> anyhow::Result<()> {
+    let events = Events::default();
+    let mut news = events.listen();
+    say!("The demo lives in {}", strong(dir.display()));
+    let demo = Demo::start(dir, sites, &events).await?;
+    introduce(sites);
+    let telling = tokio::spawn(async move {
+        loop {
+            match news.recv().await {
+                Ok(event) => tell(&event),
+                Err(RecvError::Lagged(count)) => {
+                    say!("{}", faint(format_args!("          … and {count} more")));
+                }
+                Err(RecvError::Closed) => return,
+            }
+        }
+    });
+    signals::stop_asked().await?;
+    say!(
+        "{}",
+        faint("stopping; start it again and it goes on from here")
+    );
+    demo.stop().await;
+    telling.abort();
+    Ok(())
+}
+
+fn introduce([first, second]: &[Site; 2]) {
+    // The name that this program was started by will start it again.
+    let program = std::env::args().next();
+    let program = program.as_deref().map_or("phylactery".into(), plain);
+    say!();
+    say!(
+        "  {:<10} {:<26} {}",
+        "",
+        strong(first.name),
+        strong(second.name)
+    );
+    let row = |name: &str, one: String, other: String| say!("  {name:<10} {one:<26} {other}");
+    let http = |address| format!("http://{address}");
+    row("proxy", first.proxy.to_string(), second.proxy.to_string());
+    row(
+        "tracker",
+        first.tracker.to_string(),
+        second.tracker.to_string(),
+    );
+    row("storage", http(first.storage), http(second.storage));
+    row("API", http(first.api), http(second.api));
+    say!();
+    say!(
+        "Store a file in {} (`pip install pymogilefs` first), and see it in {}:",
+        first.name,
+        second.name
+    );
+    say!();
+    say!(
+        "  python3 -c 'from pymogilefs.client import Client; Client([\"{}\"], \"{DOMAIN}\").store_file(open(\"/etc/hostname\", \"rb\"), \"hello\")'",
+        first.proxy
+    );
+    say!(
+        "  {program} file show {DOMAIN} hello --api http://{}",
+        second.api
+    );
+    say!();
+    say!("Ctrl-C stops it. What happens:");
+    say!();
+}
+
+/// One readable line for one thing that happened.
+fn tell(event: &Event) {
+    let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+    let clock = now.get(11..19).unwrap_or_default();
+    let place = event.datacenter.as_str();
+    let (verb, more) = match &event.what {
+        What::Stored { size } => (strong("stored".to_owned()), bytes(*size)),
+        What::Deleted => (strong("deleted".to_owned()), String::new()),
+        What::Renamed { to } => (
+            strong("renamed".to_owned()),
+            format!("to {}", name(&to.bytes())),
+        ),
+        What::Reclassed { class } => (strong("reclassed".to_owned()), format!("as {class}")),
+        What::Copied {
+            from,
+            size,
+            took,
+            lag,
+        } => (
+            good(format!("copied in {}", seconds(*took))),
+            // How long the copy took says little if it came late.
+            match lag.saturating_sub(*took) {
+                late if late > Duration::from_secs(1) => {
+                    format!(
+                        "{} from {from}, {} after it was stored",
+                        bytes(*size),
+                        seconds(*lag)
+                    )
+                }
+                _ => format!("{} from {from}", bytes(*size)),
+            },
+        ),
+        What::Removed => (good("deleted here too".to_owned()), String::new()),
+        What::Moved { to } => (
+            good("renamed here too".to_owned()),
+            format!("to {}", name(&to.bytes())),
+        ),
+        What::ClassApplied { class } => {
+            (good("reclassed here too".to_owned()), format!("as {class}"))
+        }
+        What::Parked {
+            why,
+            attempts: 0 | 1,
+        } => (waiting("put off".to_owned()), plain(why)),
+        What::Parked { why, attempts } => (
+            bad("put off".to_owned()),
+            format!("{} (tried {attempts} times)", plain(why)),
+        ),
+    };
+    let file = format!(
+        "{}/{}",
+        name(&event.file.domain.bytes()),
+        name(&event.file.key.bytes())
+    );
+    let line = format!(
+        "{} {place}  {verb:<18} {}  {more}",
+        faint(clock),
+        strong(file)
+    );
+    say!("{}", line.trim_end());
+}
+
+/// A name for people: as it is where it is text.
+fn name(bytes: &[u8]) -> String {
+    plain(&String::from_utf8_lossy(bytes))
+}
+
+/// As in "copied in 0.4 s".
+fn seconds(span: Duration) -> String {
+    match span.as_secs_f64() {
+        short if short < 0.095 => format!("{short:.2} s"),
+        some if some < 60.0 => format!("{some:.1} s"),
+        _ => humantime::format_duration(Duration::from_secs(span.as_secs())).to_string(),
+    }
+}

@@ -1,0 +1,159 @@
+//! The command line: what a person meets first.
+//!
+//! Always true: results go to stdout, everything else to stderr; colours only to a terminal that wants them; a
+//! wrong command line or configuration ends with 64 before anything was bound or made, an API that does not answer with 69,
+//! any other failure with 1. Never here: the work itself.
+
+mod ask;
+mod check_config;
+mod demo;
+mod failure;
+pub mod log;
+mod paint;
+mod run;
+mod signals;
+mod tracker;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use failure::Failure;
+
+/// The whole command line.
+#[derive(Parser, Debug)]
+#[command(
+    name = "phylactery",
+    version,
+    about = "Keep the same files in MogileFS installations that stand alone",
+    long_about = "Phylactery stands in front of the MogileFS tracker of a datacenter. Clients talk to it as to the \
+        tracker; it notes what they change, tells a ledger that all datacenters share, and brings here \
+        what was stored elsewhere.\n\n\
+        To see it work, run `phylactery demo`: two datacenters on this machine, and nothing else to install.",
+    after_help = "Exit status: 0 done, 1 failed, 64 wrong command line or configuration, 69 API not reached.",
+    after_long_help = "Examples:\n  \
+          phylactery demo\n  \
+          phylactery check-config /etc/phylactery.toml && phylactery run --config /etc/phylactery.toml\n  \
+          phylactery file show photos 2026/cat.jpg\n  \
+          phylactery gaps --json | jq '.gaps[].key'\n\n\
+        Exit status:\n  \
+          0   done\n  \
+          1   failed, for the reason told\n  \
+          64  the command line or the configuration is wrong; nothing was started or made\n  \
+          69  the HTTP API that was asked does not answer",
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// Log this and more: error, warn, info, debug, trace
+    ///
+    /// Also per part, as in "warn,phylactery::repair=debug". Goes to stderr. Without this option the
+    /// variable RUST_LOG counts; without that it is "info" for run and tracker, "warn" for the rest.
+    #[arg(long, global = true, value_name = "LEVEL", display_order = 1000)]
+    pub log: Option<String>,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Serve a datacenter: proxy, repair and HTTP API
+    ///
+    /// Runs in the foreground until it gets SIGTERM or Ctrl-C; it then finishes the requests under
+    /// way and ends. A second signal ends it at once, which is safe too: whatever a client was promised is on
+    /// disk. The configuration is checked before any port is bound or any file made.
+    Run(run::Arguments),
+
+    /// Say what a configuration file means, or all that is wrong with it
+    ///
+    /// Nothing is bound, made or changed, so it is safe beside a running process. Every mistake is told at
+    /// once, with its line and with what would be right; the exit status is then 64.
+    CheckConfig(check_config::Arguments),
+
+    /// Run two datacenters on this machine, to try it out
+    ///
+    /// Starts `ma01` and `tx01`, each with a small tracker of its own, a proxy, repair and an HTTP API, over
+    /// one ledger. It prints where everything is and two things to try, and then a line for each thing that
+    /// happens. Ctrl-C stops it; started again on the same folder it goes on where it was.
+    Demo(demo::Arguments),
+
+    /// Serve a small MogileFS tracker and storage node over a folder
+    ///
+    /// It answers as mogilefsd does, to any MogileFS client, and keeps everything in one folder. Good for trying,
+    /// for tests and for a small site; it is one process on one disk, so it is no replacement for the
+    /// real one where files must survive the loss of a machine.
+    Tracker(tracker::Arguments),
+
+    /// Show how a datacenter is doing
+    ///
+    /// Whether it is in sync and since when that is proved, what waits for the ledger, what repair
+    /// is doing, and how many files did not come at once.
+    Status(ask::Status),
+
+    /// Look at one file
+    ///
+    /// Asks the HTTP API of a datacenter what the ledger knows of it, and so gets the same answer in all of
+    /// them. Keys are given as clients give them.
+    #[command(subcommand, arg_required_else_help = true)]
+    File(ask::File),
+
+    /// List the files that did not come at once, and why
+    ///
+    /// These are the files that repair has tried to bring to this datacenter (or to delete, rename or reclass in it)
+    /// without success, most urgent first, each with its last error. It goes on trying by itself.
+    Gaps(ask::Gaps),
+}
+
+impl Cli {
+    /// Parses the command line. On a mistake (64), or for `--help` and `--version` (0), what there is to say has
+    /// been said, and the exit code is left.
+    pub fn from_arguments() -> Result<Cli, ExitCode> {
+        Cli::try_parse().map_err(|said| {
+            // Nobody left to tell if that fails.
+            let _unheard = said.print();
+            if said.use_stderr() {
+                ExitCode::from(failure::USAGE)
+            } else {
+                ExitCode::SUCCESS
+            }
+        })
+    }
+}
+
+impl Command {
+    /// What is logged if nobody says.
+    pub fn default_log(&self) -> &'static str {
+        match self {
+            Command::Run(_) | Command::Tracker(_) => "info",
+            Command::CheckConfig(_)
+            | Command::Demo(_)
+            | Command::Status(_)
+            | Command::File(_)
+            | Command::Gaps(_) => "warn",
+        }
+    }
+
+    /// Does it.
+    pub fn run(self) -> Result<(), Failure> {
+        match self {
+            Command::Run(arguments) => run::run(arguments),
+            Command::CheckConfig(arguments) => check_config::run(arguments),
+            Command::Demo(arguments) => demo::run(arguments),
+            Command::Tracker(arguments) => tracker::run(arguments),
+            Command::Status(arguments) => ask::status(arguments),
+            Command::File(ask::File::Show(arguments)) => ask::file(arguments),
+            Command::Gaps(arguments) => ask::gaps(arguments),
+        }
+    }
+}
+
+/// The runtime of everything but the proxy, which has its own.
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Failed(anyhow::Error::new(error).context("start the runtime")))
+}

@@ -1,0 +1,136 @@
+//! What this node publishes of itself: its stream and how far the ledger has it, and how the others reach this datacenter.
+//!
+//! Always true: what a node has not published, nobody counts on; a node that is silent is one that "in sync" waits for.
+//! Never here: what an operator decided about a datacenter; that is kept as the ledger has it.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::config::DatacenterConfig;
+use crate::journal::Journal;
+use crate::ledger::{DatacenterRecord, Ledger, LedgerError, NodeRecord};
+use crate::trackers::Trackers;
+use crate::version::Version;
+
+/// How often a node speaks. Others prove "in sync" as of what they heard last.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// Heartbeats from one look at the tracker's hosts to the next: hosts are added by hand, and rarely.
+const BEATS_A_LOOK: u32 = 30;
+
+/// Publishes one node.
+pub struct Registration {
+    /// Who we are.
+    pub config: DatacenterConfig,
+    /// Where our API is.
+    pub api: SocketAddr,
+    /// What we have not delivered yet.
+    pub journal: Journal,
+    /// Where it is published.
+    pub ledger: Arc<dyn Ledger>,
+    /// Whose storage hosts others may fetch from.
+    pub trackers: Arc<Trackers>,
+}
+
+impl Registration {
+    /// Publishes until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut beats = tokio::time::interval(HEARTBEAT);
+        beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut until_look = 0;
+        let mut silent = false;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = beats.tick() => {}
+            }
+            if until_look == 0 {
+                until_look = match self.publish_datacenter().await {
+                    Ok(()) => BEATS_A_LOOK,
+                    Err(why) => {
+                        tracing::debug!("this datacenter is not published yet: {why}");
+                        1
+                    }
+                };
+            }
+            until_look -= 1;
+            match self.publish_node().await {
+                Ok(()) if silent => {
+                    silent = false;
+                    tracing::info!("the ledger hears this node again");
+                }
+                Ok(()) => {}
+                Err(why) if !silent => {
+                    silent = true;
+                    tracing::warn!("the ledger does not hear this node: {why}");
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    async fn publish_node(&self) -> Result<(), LedgerError> {
+        let Ok(now) = self.journal.clock().stamp() else {
+            return Ok(());
+        };
+        let depth = self.journal.depth();
+        self.ledger
+            .set_node(&NodeRecord {
+                stream: self.journal.stream().clone(),
+                last_number: self.journal.last_number(),
+                oldest_undelivered: depth.oldest,
+                oldest_open: depth.oldest_open,
+                clock_mark: self.journal.clock().mark(),
+                heartbeat: now,
+            })
+            .await
+    }
+
+    async fn publish_datacenter(&self) -> anyhow::Result<()> {
+        let storage_hosts = match &self.config.storage_hosts {
+            Some(hosts) => hosts.clone(),
+            None => self.hosts_of_the_tracker().await?,
+        };
+        let known = self.ledger.datacenters().await?;
+        let known = known
+            .into_iter()
+            .find(|known| known.name == self.config.name);
+        let record = DatacenterRecord {
+            name: self.config.name.clone(),
+            active: known.as_ref().is_none_or(|known| known.active),
+            trackers: self.config.trackers.clone(),
+            storage_hosts,
+            api: Some(format!("http://{}", self.api)),
+            updated: Version(0),
+        };
+        let same = known.is_some_and(|known| {
+            DatacenterRecord {
+                updated: Version(0),
+                ..known
+            } == record
+        });
+        if !same {
+            let updated = self.journal.clock().stamp()?;
+            self.ledger
+                .set_datacenter(&DatacenterRecord { updated, ..record })
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn hosts_of_the_tracker(&self) -> anyhow::Result<BTreeSet<String>> {
+        let mut storage_hosts = BTreeSet::new();
+        for host in self.trackers.get_hosts().await? {
+            for ip in std::iter::once(&host.hostip).chain(&host.altip) {
+                for port in std::iter::once(host.http_port).chain(host.http_get_port) {
+                    storage_hosts.insert(format!("{ip}:{port}"));
+                }
+            }
+        }
+        Ok(storage_hosts)
+    }
+}

@@ -1,0 +1,136 @@
+//! `phylactery status`, `file show` and `gaps`, as programs.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::process::Output;
+
+use phylactery::file::FileName;
+use phylactery::ledger::Gap;
+use phylactery::version::Version;
+use serde_json::Value;
+
+use crate::support::{Site, dc, site};
+
+async fn ask(arguments: &[&[u8]]) -> Output {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_phylactery"));
+    command.args(arguments.iter().map(|&bytes| OsStr::from_bytes(bytes)));
+    command.output().await.unwrap()
+}
+
+async fn told(site: &Site, arguments: &[&[u8]]) -> String {
+    let api = format!("http://{}/", site.address);
+    let output = ask(&[arguments, &[b"--api", api.as_bytes()]].concat()).await;
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn a_file_is_shown_to_people_and_to_scripts() {
+    let site = site().await;
+    let file = FileName::from_bytes(b"photos", b"2026/a b+\xff");
+    site.stored(&file).await;
+    let text = told(&site, &[b"file", b"show", b"photos", b"2026/a b+\xff"]).await;
+    assert!(text.contains("stored      in ma01, 20"), "{text}");
+    assert!(text.contains("class archive, 5 bytes"), "{text}");
+    assert!(text.contains("ma01        has it  fid 12"), "{text}");
+    assert!(text.contains("tx01        is to get it"), "{text}");
+    assert!(!text.contains('\x1b'), "colours in a pipe: {text:?}");
+
+    let text = told(
+        &site,
+        &[b"file", b"show", b"--json", b"photos", b"2026/a b+\xff"],
+    )
+    .await;
+    let answer: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(answer["missing"][0], "tx01");
+    site.deleted(&file).await;
+    let text = told(&site, &[b"file", b"show", b"photos", b"2026/a b+\xff"]).await;
+    assert!(text.contains("deleted     in ma01"), "{text}");
+}
+
+#[tokio::test]
+async fn an_unknown_file_is_a_failure() {
+    let site = site().await;
+    let api = format!("http://{}", site.address);
+    let output = ask(&[
+        b"file",
+        b"show",
+        b"photos",
+        b"none",
+        b"--api",
+        api.as_bytes(),
+    ])
+    .await;
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        "error: the ledger knows no file photos none\n"
+    );
+}
+
+#[tokio::test]
+async fn status_and_gaps_are_shown() {
+    let site = site().await;
+    let text = told(&site, &[b"status"]).await;
+    assert!(text.contains("in sync     not proved yet"), "{text}");
+    assert!(text.contains("journal     empty"), "{text}");
+    assert!(text.contains("copied 1,234"), "{text}");
+    assert!(told(&site, &[b"gaps"]).await.contains("no gaps in ma01"));
+
+    let gap = Gap {
+        file: FileName::from_bytes(b"photos", b"cat.jpg"),
+        since: Version(1_000_000),
+        attempts: 3,
+        last_error: "no source \x1b[2Jhas it".to_owned(),
+        next_try: Version(2_000_000),
+        observed: site.clock.stamp().unwrap(),
+    };
+    site.ledger.set_gap(&dc("ma01"), &gap).await.unwrap();
+    let text = told(&site, &[b"gaps"]).await;
+    assert!(text.contains("photos cat.jpg"), "{text}");
+    assert!(text.contains("no source \u{fffd}[2Jhas it"), "{text:?}");
+    let text = told(&site, &[b"gaps", b"--json"]).await;
+    let answer: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(answer["gaps"][0]["key"], "cat.jpg");
+    let text = told(&site, &[b"status", b"--json"]).await;
+    let answer: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(answer["gaps"], 1);
+}
+
+#[tokio::test]
+async fn an_api_that_is_not_there_or_is_another_service() {
+    // A port that was free a moment ago.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let api = format!("http://{}", free.local_addr().unwrap());
+    drop(free);
+    for command in [
+        &[&b"status"[..]][..],
+        &[b"gaps"],
+        &[b"file", b"show", b"d", b"k"],
+    ] {
+        let output = ask(&[command, &[b"--api", api.as_bytes()]].concat()).await;
+        assert_eq!(output.status.code(), Some(69), "{output:?}");
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            errors.starts_with(&format!(
+                "error: cannot reach the API at {api}: Connection refused"
+            )),
+            "{errors}"
+        );
+        assert!(errors.contains("is `phylactery run`"), "{errors}");
+    }
+    let output = ask(&[b"status", b"--api", b"somewhere"]).await;
+    assert_eq!(output.status.code(), Some(64), "{output:?}");
+
+    let other = axum::Router::new().fallback(|| async { "<html>hello</html>" });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let api = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, other).await });
+    let output = ask(&[b"status", b"--api", api.as_bytes()]).await;
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("another service"),
+        "{output:?}"
+    );
+}

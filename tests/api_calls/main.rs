@@ -1,0 +1,9 @@
+//! The HTTP API over real sockets and a real embedded ledger; and `status`, `file show` and `gaps`, which ask it.
+
+#![allow(clippy::unwrap_used, reason = "what panics in a test has failed it")]
+
+mod asked_by_cli;
+mod bare_fids;
+mod support;
+mod unavailable;
+mod v1;

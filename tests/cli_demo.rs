@@ -1,0 +1,172 @@
+//! `phylactery demo` as a new user meets it: the two lines that it prints to try are run as they are printed.
+
+#![allow(clippy::unwrap_used, reason = "what panics in a test has failed it")]
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+/// How long a condition may take to come true. Generous: it is only used up by a failure.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running demo, and the lines that it has printed.
+struct Demo {
+    child: Child,
+    lines: Arc<Mutex<Vec<String>>>,
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        let _gone_already = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+impl Demo {
+    fn start(dir: &Path, offset: u16) -> Demo {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_phylactery"))
+            .args(["demo", "--port-offset", &offset.to_string(), "--dir"])
+            .arg(dir)
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let (out, printed) = (child.stdout.take().unwrap(), Arc::clone(&lines));
+        std::thread::spawn(move || {
+            for line in BufReader::new(out).lines().map_while(Result::ok) {
+                printed.lock().push(line);
+            }
+        });
+        let demo = Demo { child, lines };
+        demo.line_with("What happens:");
+        demo
+    }
+
+    /// Waits for a line that contains all of this.
+    fn line_with(&self, words: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let found = |line: &&String| words.split('…').all(|part| line.contains(part));
+            if let Some(line) = self.lines.lock().iter().find(found) {
+                return line.clone();
+            }
+            assert!(
+                Instant::now() < deadline,
+                "no {words:?} in {:#?}",
+                self.lines.lock()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn interrupt(mut self) -> Option<i32> {
+        #[expect(unsafe_code, reason = "a signal to our own child")]
+        let sent = unsafe { libc::kill(self.child.id() as i32, libc::SIGINT) };
+        assert_eq!(sent, 0);
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("the demo does not stop");
+    }
+}
+
+/// An offset with which all ports are free.
+fn free_offset() -> u16 {
+    let ports = [7001, 7002, 7011, 7012, 7511, 7512, 8080, 8081];
+    let free = |offset: &u16| {
+        let all: Vec<_> = ports
+            .iter()
+            .map(|port| TcpListener::bind(("127.0.0.1", port + offset)))
+            .collect();
+        all.iter().all(Result::is_ok)
+    };
+    // Below the ports that the system hands out by itself.
+    (3000..24_000).step_by(97).find(free).unwrap()
+}
+
+/// Runs a line as a person would who pastes it, with the Python that has pymogilefs.
+fn paste(line: &str) -> Output {
+    let python = std::env::var("PHYLACTERY_TEST_PYTHON").unwrap_or_else(|_| {
+        let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/venv/bin/python");
+        assert!(
+            built.exists(),
+            "pymogilefs is not installed: run tests/run once, it installs what the tests need"
+        );
+        built.display().to_string()
+    });
+    let line = line.trim().replacen("python3", &python, 1);
+    Command::new("sh").args(["-c", &line]).output().unwrap()
+}
+
+#[test]
+fn the_printed_lines_work_and_a_restart_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let offset = free_offset();
+    let demo = Demo::start(folder.path(), offset);
+    demo.line_with(&folder.path().display().to_string());
+    for port in [7001, 7002, 7011, 7012, 7511, 7512, 8080, 8081] {
+        demo.line_with(&format!("127.0.0.1:{}", port + offset));
+    }
+    let store = demo.line_with("pymogilefs.client");
+    let show = demo.line_with("file show demo hello");
+    let output = paste(&store);
+    assert!(output.status.success(), "{store}: {output:?}");
+    let size = std::fs::metadata("/etc/hostname").unwrap().len();
+    demo.line_with(&format!("ma01  stored…demo/hello  {size} byte"));
+    demo.line_with("tx01  copied in…demo/hello…from ma01");
+
+    let show_it = || {
+        let output = paste(&format!("{show} --json"));
+        assert!(output.status.success(), "{show}: {output:?}");
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+    };
+    let deadline = Instant::now() + PATIENCE;
+    let before = loop {
+        let file = show_it();
+        if file["missing"] == serde_json::json!([]) {
+            break file;
+        }
+        assert!(Instant::now() < deadline, "{file:#}");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert_eq!(before["due"], serde_json::json!(["ma01", "tx01"]));
+    assert_eq!(
+        before["replicas"]["ma01"]["content"],
+        before["replicas"]["tx01"]["content"]
+    );
+
+    // Another demo on the same folder is refused, whatever its ports.
+    let second = Command::new(env!("CARGO_BIN_EXE_phylactery"))
+        .args(["demo", "--port-offset", &free_offset().to_string(), "--dir"])
+        .arg(folder.path())
+        .output()
+        .unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    let errors = String::from_utf8(second.stderr).unwrap();
+    assert!(errors.contains("another demo runs on"), "{errors}");
+
+    assert_eq!(demo.interrupt(), Some(0));
+    let demo = Demo::start(folder.path(), offset);
+    assert_eq!(show_it()["head"], before["head"]);
+    let delete = store.replace(
+        ".store_file(open(\"/etc/hostname\", \"rb\"), \"hello\")",
+        ".delete_file(\"hello\")",
+    );
+    assert_ne!(delete, store);
+    let output = paste(&delete);
+    assert!(output.status.success(), "{delete}: {output:?}");
+    demo.line_with("ma01  deleted  …demo/hello");
+    demo.line_with("tx01  deleted here too…demo/hello");
+    assert_eq!(demo.interrupt(), Some(0));
+}
