@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use md5::{Digest, Md5};
+
 use crate::file::{Class, Datacenter, Domain, FileName};
 use crate::ledger::{DatacenterRecord, FileRecord, Ledger, LedgerError, Placement};
 
@@ -55,6 +57,18 @@ impl Placements {
             Some(_) => self.due(&file.domain, record.class()).clone(),
             None => BTreeSet::new(),
         }
+    }
+
+    /// The same text for the same rules: who compares it with an earlier one knows whether files may have become due.
+    pub fn rules(&self) -> String {
+        let mut rules: Vec<String> = self
+            .stated
+            .iter()
+            .map(|(of, where_due)| format!("{of:?} {where_due:?}"))
+            .collect();
+        rules.sort();
+        rules.push(format!("else {:?}", self.active));
+        hex::encode(Md5::digest(rules.join("\n")))
     }
 
     /// Every datacenter that was ever registered.

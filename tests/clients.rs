@@ -2,7 +2,7 @@
 
 mod harness;
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -55,14 +55,31 @@ fn pymogilefs(tracker: &str, script: &str) -> String {
     run(&python(), &["-"], &format!("{head}{script}"))
 }
 
-/// One request on a connection of its own, by curl's telnet.
+/// One request on a connection of its own, by curl's telnet, which stays connected until it is ended.
 fn curl_line(tracker: &str, line: &str) -> String {
-    let url = format!("telnet://{tracker}");
-    run(
-        "curl",
-        &["-sS", "--max-time", "10", &url],
-        &format!("{line}\r\n"),
-    )
+    let mut curl = Command::new("curl")
+        .args([
+            "-sS",
+            "-N",
+            "--max-time",
+            "30",
+            &format!("telnet://{tracker}"),
+        ])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("curl is installed");
+    let mut input = curl.stdin.take().expect("a pipe");
+    input
+        .write_all(format!("{line}\r\n").as_bytes())
+        .expect("curl reads");
+    let mut answer = String::new();
+    BufReader::new(curl.stdout.take().expect("a pipe"))
+        .read_line(&mut answer)
+        .expect("curl writes text");
+    curl.kill().expect("it runs");
+    curl.wait().expect("it ends");
+    answer
 }
 
 fn field<'a>(answer: &'a str, name: &str) -> &'a str {

@@ -23,7 +23,7 @@ mod work;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -93,6 +93,8 @@ struct Shared {
     /// Since when a scan is asked for.
     scan_wanted: Mutex<Option<Version>>,
     scan_asked: Notify,
+    /// Whether the last whole scan was made under the rules of placement of today.
+    scan_is_current: AtomicBool,
 }
 
 impl Repair {
@@ -132,6 +134,7 @@ impl Repair {
             nodes: Mutex::default(),
             scan_wanted: Mutex::default(),
             scan_asked: Notify::new(),
+            scan_is_current: AtomicBool::new(false),
         });
         let mut workers = JoinSet::new();
         if enabled {
@@ -256,7 +259,7 @@ impl Shared {
     }
 
     fn caught_up(&self) -> Option<Version> {
-        if !self.scanned_since(Version(0)) {
+        if !self.scanned_since(Version(0)) || !self.scan_is_current.load(Ordering::Relaxed) {
             return None;
         }
         let nodes = self.nodes.lock();

@@ -39,6 +39,8 @@ struct Kept {
 /// One reading of the registry.
 pub(super) struct Reading {
     placements: Placements,
+    /// See [`Placements::rules`].
+    pub(super) rules: String,
     datacenters: BTreeMap<Datacenter, Known>,
 }
 
@@ -68,6 +70,14 @@ impl Registry {
             return Ok(Arc::clone(reading));
         }
         let placements = Placements::load(&*self.ledger).await?;
+        if !placements.registered().contains(&self.here) {
+            // Nothing is due in a datacenter that nobody knows: what is looked at now would be passed by mistake.
+            return Err(LedgerError::Unavailable {
+                doing: "read which datacenters there are",
+                why: format!("{} has not told the ledger of itself yet", self.here),
+            });
+        }
+        let rules = placements.rules();
         let mut datacenters = BTreeMap::new();
         for record in self.ledger.datacenters().await? {
             let trackers = if record.name == self.here {
@@ -93,6 +103,7 @@ impl Registry {
         }
         let reading = Arc::new(Reading {
             placements,
+            rules,
             datacenters,
         });
         kept.read = Some((Instant::now(), Arc::clone(&reading)));

@@ -1,12 +1,13 @@
 //! The scan: all files of the ledger, by fixed parts of the ring of tokens.
 //!
-//! It runs when this journal has never seen one to its end (a new datacenter is filled so), when it is asked for, and
-//! some time after the last one ended.
+//! It runs when this journal has never seen one to its end (a new datacenter is filled so), when the rules of what is due
+//! where have changed since the last one began, when it is asked for, and some time after the last one ended.
 //!
 //! Always true: its cursor passes a page only when every file of it is as it should be or parked by name.
 //! Killed in the middle: it goes on with the page at which it was.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -48,6 +49,11 @@ struct Note {
     /// When the last whole scan ended, and when that had begun.
     ended: Option<Version>,
     ended_scan_began: Option<Version>,
+    /// The rules of placement as the scan under way, and as the last whole one, found them at their beginning.
+    #[serde(default)]
+    rules_at_begin: String,
+    #[serde(default)]
+    rules_of_ended: String,
 }
 
 /// A scan under way, or waiting to begin.
@@ -111,7 +117,10 @@ impl Scan<'_> {
         let shared = self.shared;
         let reconciler = &shared.reconciler;
         self.report();
-        if self.note.began.is_none() && !self.begin_if_due() {
+        let rules = reconciler.registry.read().await?.rules.clone();
+        let current = self.note.ended.is_some() && self.note.rules_of_ended == rules;
+        shared.scan_is_current.store(current, Ordering::Relaxed);
+        if self.note.began.is_none() && !self.begin_if_due(rules) {
             shared.scan.state(State::Idle);
             tokio::select! {
                 () = reconciler.stop.cancelled() => {}
@@ -134,10 +143,11 @@ impl Scan<'_> {
         Ok(())
     }
 
-    fn begin_if_due(&mut self) -> bool {
+    fn begin_if_due(&mut self, rules: String) -> bool {
         let wanted = self.shared.scan_wanted.lock().take();
         let every = self.shared.reconciler.config.scan_every;
         let due = wanted.is_some()
+            || rules != self.note.rules_of_ended
             || self
                 .note
                 .ended
@@ -147,6 +157,7 @@ impl Scan<'_> {
             self.part = 0;
             self.note.began = Some(wall_clock());
             self.note.page = None;
+            self.note.rules_at_begin = rules;
         }
         due
     }
@@ -199,6 +210,7 @@ impl Scan<'_> {
         if ended {
             self.note.ended = Some(wall_clock());
             self.note.ended_scan_began = self.note.began.take();
+            self.note.rules_of_ended = std::mem::take(&mut self.note.rules_at_begin);
             tracing::debug!("scan of all files ended");
         }
         // A part of a nearly empty ring is not worth a write.
