@@ -402,3 +402,48 @@ async fn one_client_ends_and_the_others_do_not_notice() {
     }
     until("all are gone", || rig.proxy.stats().connections == 1).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_of_their_own_are_bounded_too() {
+    let tracker = FakeTracker::start(friendly).await;
+    let rig = rig(&[&tracker], |_| {});
+    let mut watchers = Vec::new();
+    let refused = loop {
+        let mut client = rig.client().await;
+        let told = client.ask("!version").await;
+        assert_eq!(client.line().await, ".\r\n");
+        if told != "2.73\r\n" {
+            assert!(told.starts_with("ERROR: Too many connections"), "{told}");
+            break client;
+        }
+        watchers.push(client);
+        assert!(watchers.len() <= 1000);
+    };
+    assert_eq!(rig.proxy.stats().dedicated, watchers.len());
+    let mut refused = refused;
+    assert_eq!(
+        refused.ask("noop").await,
+        "OK \r\n",
+        "it may still ask for files"
+    );
+    drop(watchers.pop());
+    until("one has gone", || {
+        rig.proxy.stats().dedicated == watchers.len()
+    })
+    .await;
+    assert_eq!(refused.ask("!version").await, "2.73\r\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_configured_address_is_served() {
+    let tracker = FakeTracker::start(friendly).await;
+    let rig = rig(&[&tracker], |config| {
+        config.listen = ["127.0.0.1:0", "127.0.0.2:0"]
+            .map(|addr| addr.parse().expect("an address"))
+            .to_vec();
+    });
+    for addr in rig.proxy.addrs() {
+        assert_ne!(addr.port(), 0);
+        assert_eq!(Client::connect(*addr).await.ask("noop").await, "OK \r\n");
+    }
+}

@@ -470,3 +470,15 @@ async fn a_tracker_that_was_never_there_closes_clients_at_their_request() {
     assert_eq!(rig.proxy.stats().mutations, 1, "its intent was written");
     assert!(rig.settled(0).await.is_empty(), "and it did not happen");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tracker_may_be_configured_by_its_host_name() {
+    let tracker = FakeTracker::start(friendly).await;
+    let rig = rig(&[&tracker], |config| {
+        config.trackers = vec![format!("localhost:{}", tracker.addr.port())];
+    });
+    assert_eq!(
+        rig.client().await.ask("noop callid=7").await,
+        "OK callid=7\r\n"
+    );
+}

@@ -235,8 +235,8 @@ async fn play(name: &str, said: Vec<Said>) -> Result<usize, String> {
         if gone.contains(&conn) {
             continue;
         }
-        if !clients.contains_key(&conn) {
-            clients.insert(conn, rig.client().await);
+        if let std::collections::btree_map::Entry::Vacant(new) = clients.entry(conn) {
+            new.insert(rig.client().await);
             played_here += 1;
         }
         let client = clients.get_mut(&conn).expect("just made");

@@ -1,5 +1,7 @@
 //! Two datacenters end with the same files: what clients store, delete, rename and reclass in one comes to the other.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
 mod repair_sites;
 
 use std::sync::Arc;

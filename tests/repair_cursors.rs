@@ -1,10 +1,13 @@
 //! A cursor passes an entry only when it is done or parked by name, whatever is slow, broken, missing or killed.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
 mod repair_sites;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use phylactery::journal::{By, Mutation, Outcome};
 use phylactery::ledger::{Ledger, Strength};
 use phylactery::locks::KeyLocks;
 use phylactery::repair::status::{Progress, State};
@@ -159,11 +162,11 @@ async fn the_ledger_goes_away_and_comes_back() {
     until("it says so", async || {
         let status = tx.repair().status();
         let waits = |state: State| state == State::WaitingForLedger;
-        if status
+        let told = status
             .workers
             .iter()
-            .all(|worker| waits(worker.state) && worker.last_error.is_some())
-        {
+            .any(|worker| worker.last_error.is_some());
+        if told && status.workers.iter().all(|worker| waits(worker.state)) {
             Ok(())
         } else {
             Err(format!("{status:?}"))
@@ -268,4 +271,46 @@ async fn a_stop_lets_go_of_long_copies_and_a_pause_is_obeyed() {
     );
     assert_eq!(ma.cursor_of(&tx).await, 1);
     end.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_closed_over_an_open_change() {
+    let (_home, _ledger, ma, tx) = played_and_real().await;
+    let running = tx.running();
+    let open = async |key: &str| {
+        let name = file(key);
+        let guard = running.locks.lock(&[&name], Duration::from_secs(1)).await;
+        let delete = Mutation::Delete { file: name.clone() };
+        running
+            .journal
+            .intend(&guard, By::Client, delete)
+            .await
+            .unwrap()
+    };
+    // Open before repair looks.
+    let before = open("before").await;
+    put(&ma, "before", 1).await;
+    tx.parks("before", "outcome is not known").await;
+    assert!(ma.gets().is_empty());
+    // Opened while the bytes are on their way.
+    let end = CancellationToken::new();
+    ma.serve("during", 2, Http::Hang(1000, end.clone()));
+    ma.put("during", 2, 1000, None).await;
+    until("the copy", async || {
+        match tx.repair().status().copies_in_flight {
+            0 => Err("none".to_owned()),
+            _ => Ok(()),
+        }
+    })
+    .await;
+    let during = open("during").await;
+    end.cancel();
+    tx.parks("during", "outcome is not known").await;
+    assert!(tx.read("during").await.is_none());
+    assert!(tx.read("before").await.is_none());
+    before.outcome(Outcome::DidNotHappen);
+    during.outcome(Outcome::DidNotHappen);
+    tx.comes("before", b"before").await;
+    // The client's delete came after the put: had it happened, the file would be gone.
+    tx.comes("during", &[1; 1000]).await;
 }

@@ -1,5 +1,7 @@
 //! Whatever a source answers, only the right bytes are closed here; and what can be had is had.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
 mod repair_sites;
 
 use std::sync::Arc;
@@ -173,8 +175,12 @@ async fn paths_that_may_not_be_fetched_are_not() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_storage_node_is_left_for_the_next_path_and_the_next_datacenter() {
-    let (_home, ledger, ma, tx) = played_and_real().await;
+    let home = tempfile::tempdir().unwrap();
+    let ledger = Flaky::open(home.path());
+    let ma = Played::new("ma01", &ledger).await;
     let or = Played::new("or01", &ledger).await;
+    let mut tx = Site::new("tx01", home.path(), &ledger).await;
+    tx.start(Some(repair_config()));
     // One of the paths is gone, and the next one is cut off.
     ma.body(12, raw("Content-Length: 5\r\n", b"by"));
     ma.serve_at(
@@ -185,7 +191,6 @@ async fn a_dead_storage_node_is_left_for_the_next_path_and_the_next_datacenter()
     // The other datacenter has it too.
     or.serve("k", 77, Http::Good(b"bytes".to_vec()));
     let revision = ma.revision(wall_clock(), 11, 5, md5(b"bytes"));
-    ma.write("k", &revision, 11).await;
     let held = Held {
         content: revision.content().unwrap().clone(),
         fid: phylactery::file::Fid(77),
@@ -204,6 +209,8 @@ async fn a_dead_storage_node_is_left_for_the_next_path_and_the_next_datacenter()
         .write(&file("k"), &write, Strength::Local)
         .await
         .unwrap();
+    // Last, so that the scan finds no half of it.
+    ma.write("k", &revision, 11).await;
     ma.change("k", revision.version).await;
     tx.comes("k", b"bytes").await;
     assert_eq!(ma.gets().len(), 3, "{:?}", ma.gets());
@@ -368,4 +375,34 @@ async fn a_client_overwrites_what_arrived_from_a_clock_ahead() {
     tx.comes("k", b"by a client").await;
     let record = ledger.read(&file("k"), Strength::Local).await.unwrap();
     assert!(record.head.unwrap().version > ahead);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_two_keys_should_have_are_copied_from_here_not_renamed() {
+    let (_home, ledger, ma, tx) = played_and_real().await;
+    ma.serve("k", 5, Http::Good(b"bytes".to_vec()));
+    let put = ma.put("k", 5, 5, None).await;
+    let fid = tx.comes("k", b"bytes").await;
+    // Renamed from there by one, and there again by another, later: both should be.
+    let mut renamed = ma.revision(wall_clock(), 5, 5, None);
+    if let phylactery::file::Op::Put(there) = &mut renamed.op {
+        there.content = put.content().unwrap().clone();
+        there.renamed_from = Some(file("k").key);
+    }
+    let write = FileWrite {
+        head: Some(renamed.clone()),
+        ..FileWrite::default()
+    };
+    ledger
+        .write(&file("a"), &write, Strength::Local)
+        .await
+        .unwrap();
+    ma.change("a", renamed.version).await;
+    tx.comes("a", b"bytes").await;
+    assert_eq!(tx.comes("k", b"bytes").await, fid, "moved to and fro");
+    assert_eq!(
+        tx.saw(|what| matches!(what, phylactery::events::What::Moved { .. })),
+        0
+    );
+    assert_eq!(ma.gets().len(), 1, "fetched again: {:?}", ma.gets());
 }

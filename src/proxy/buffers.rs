@@ -199,13 +199,13 @@ impl Input {
         self.filled = 0..length;
     }
 
-    /// Keeps no whole buffer for half a line.
+    /// Keeps no whole buffer for the beginning of a line, and no room for a long line that was served.
     fn give_room_back(&mut self) {
         let filled = self.bytes(self.filled.clone());
         let length = filled.len();
         if length == 0 {
             self.held = Held::None;
-        } else if length <= SIZE / 8 && matches!(self.held, Held::Lent(_)) {
+        } else if self.held_len() >= SIZE && length <= self.held_len() / 8 {
             self.held = Held::Own(filled.to_vec());
         } else {
             return;

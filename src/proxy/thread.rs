@@ -21,7 +21,7 @@ use crate::locks::KeyLocks;
 use super::buffers::Buffers;
 use super::commands::Rules;
 use super::session;
-use super::trackers::Trackers;
+use super::trackers::{self, Trackers};
 use super::uploads::Uploads;
 use super::upstream::{Lease, SWEEP_EVERY, Upstreams};
 
@@ -194,7 +194,7 @@ impl Thread {
     fn admit(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {
         self.counters.accepted.fetch_add(1, Ordering::Relaxed);
         let place = Place::take(&self.shared);
-        if let Err(error) = stream.set_nodelay(true) {
+        if let Err(error) = trackers::prepare(&stream) {
             tracing::debug!(%peer, %error, "client was gone at once");
             return;
         }

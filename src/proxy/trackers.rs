@@ -151,13 +151,24 @@ fn is_our_own(error: &io::Error) -> bool {
     )
 }
 
+/// Sends small lines at once, and notices within a minute and a half when the other host is gone without a word: else
+/// a client's place would be taken, and a mutation's answer awaited, for ever.
+pub(super) fn prepare(stream: &TcpStream) -> io::Result<()> {
+    let alive = socket2::TcpKeepalive::new()
+        .with_time(Duration::from_secs(60))
+        .with_interval(Duration::from_secs(10))
+        .with_retries(3);
+    socket2::SockRef::from(stream).set_tcp_keepalive(&alive)?;
+    stream.set_nodelay(true)
+}
+
 async fn connect(name: &str) -> io::Result<TcpStream> {
     let connecting = async {
         let stream = match name.parse::<SocketAddr>() {
             Ok(addr) => TcpStream::connect(addr).await?,
             Err(_a_host_name) => TcpStream::connect(name).await?,
         };
-        stream.set_nodelay(true)?;
+        prepare(&stream)?;
         Ok(stream)
     };
     timeout(CONNECT, connecting)

@@ -44,7 +44,7 @@ use crate::version::Version;
 
 use reconcile::Reconciler;
 use registry::Registry;
-use status::{CopyFigures, Figures, Progress, State, Status};
+use status::{CopyFigures, Figures, Progress, State, Status, WorkerStatus};
 use trouble::{Pauses, Trouble};
 
 /// How long a stop waits for what is under way: longer than any exchange with a tracker.
@@ -166,13 +166,22 @@ impl Repair {
             workers: self
                 .shared
                 .figures()
-                .map(|figures| figures.read())
+                .map(|figures| self.read(figures))
                 .collect(),
             copies_in_flight: copies.in_flight.load(Ordering::Relaxed),
             files_copied: copies.files.load(Ordering::Relaxed),
             bytes_copied: copies.bytes.load(Ordering::Relaxed),
             caught_up: self.caught_up(),
         }
+    }
+
+    fn read(&self, figures: &Figures) -> WorkerStatus {
+        let mut worker = figures.read();
+        // Also one that has nothing to ask of it at the moment.
+        if worker.state != State::Paused && self.shared.reconciler.trouble.is_away() {
+            worker.state = State::WaitingForLedger;
+        }
+        worker
     }
 
     /// The moment T such that every change that a node of another datacenter recorded before T is done or parked

@@ -12,7 +12,7 @@
 //!
 //! Always true:
 //! * What was answered with `OK`, or with 201, is on the disk and survives `kill -9` and power cuts.
-//! * A fid is never handed out twice.
+//! * A fid is never handed out twice, unless a client asks by `fid=` for one of which nothing is left.
 //! * Overwriting is one step: a key that exists is never unknown for a moment.
 //! * Keys, names and settings are bytes, compared as bytes.
 //!
@@ -141,6 +141,15 @@ impl TrackerConfig {
             replication: true,
             grace: Duration::from_secs(5),
         }
+    }
+
+    /// Gives the first storage host the devices 1 to `count`.
+    #[must_use]
+    pub fn devices(mut self, count: u16) -> TrackerConfig {
+        if let Some(host) = self.hosts.first_mut() {
+            host.devices = (1..=Devid::from(count)).collect();
+        }
+        self
     }
 
     /// Adds a domain with no classes but `default`.

@@ -790,7 +790,7 @@ pub enum Http {
     Good(Vec<u8>),
     /// So many bytes of a pattern, made as they are sent.
     Pattern(u64),
-    /// A head that promises so many bytes, then nothing until this is cancelled.
+    /// So many bytes, all ones; after the first, nothing until this is cancelled.
     Hang(u64, CancellationToken),
 }
 
@@ -1091,7 +1091,10 @@ async fn play_storage(mut stream: TcpStream, parts: Arc<Parts>) {
         Some(Http::Hang(size, end)) => {
             let sent = stream.write_all(&[told(size), vec![1]].concat()).await;
             end.cancelled().await;
-            sent
+            match sent {
+                Ok(()) => stream.write_all(&vec![1; size as usize - 1]).await,
+                gone => gone,
+            }
         }
     };
     let _gone = stream.shutdown().await;
