@@ -1,7 +1,7 @@
 //! What the journal answers from memory: how a file stands, and how full the journal is.
 //!
-//! Always true: it says of every row what the tables say, and of an intent that is being written already that
-//! it is there. Whoever reads the clock's mark and then [`Index::depth`] finds every version up to that
+//! Always true: it knows every row that is in the tables, and besides those that a commit is just adding or has
+//! just taken away, so whoever has seen in the tables that an entry was announced finds the announcement. Whoever reads the clock's mark and then [`Index::depth`] finds every version up to that
 //! mark among the open ones, or it is settled: stamping and counting are one step.
 //! Memory: about 100 bytes a row, whatever its key's length, for files are known by a random hash of their name. Two
 //! files whose hashes meet (one chance in 2^64 for a pair) share their standing, which can only make repair wait.

@@ -25,7 +25,6 @@ use super::handle::{Core, Intent, State};
 use super::index::{Table, Tags};
 use super::rows::{self, NewAnnouncement, NewEntry};
 use super::{Details, JournalError, Outcome, Refused};
-use crate::version::Version;
 
 /// How long an outcome waits for a commit of somebody else's before it gets its own.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -97,7 +96,8 @@ enum Work {
     },
 }
 
-/// What a transaction does to the index when it has succeeded.
+/// What a transaction does to the index: what it adds is there before the commit, so that whoever sees a row in the
+/// tables finds it in the index too; what it takes away goes when it has succeeded.
 enum Effect {
     Outcome {
         seq: u64,
@@ -108,9 +108,7 @@ enum Effect {
     Gone(Table, u64, Tags),
     Announced {
         id: u64,
-        version: Version,
-        tag: u64,
-        weight: u32,
+        tags: Tags,
     },
 }
 
@@ -282,11 +280,11 @@ impl Writer {
         if self.waiting.is_empty() && confirmed.is_empty() && !self.core.ailing() {
             return;
         }
-        let mut tried = self.write(after, &confirmed);
+        let mut tried = self.try_write(after, &confirmed);
         if tried.as_ref().is_err_and(|why| !is_lost_sync(why)) && LOG.get() > 0 {
             // Where there is no room for the log to grow there may be room to start it anew.
             if self.checkpoint("PRAGMA wal_checkpoint(PASSIVE)") && !self.core.stopped() {
-                tried = self.write(after, &confirmed);
+                tried = self.try_write(after, &confirmed);
             }
         }
         match tried {
@@ -339,15 +337,34 @@ impl Writer {
         after
     }
 
-    /// The transaction. What it does in memory is for the caller to do when it has succeeded.
+    /// The transaction. What it takes away in memory is for the caller to do when it has succeeded.
+    fn try_write(
+        &self,
+        after: Counters,
+        confirmed: &BTreeSet<u64>,
+    ) -> rusqlite::Result<(Vec<Effect>, Counters)> {
+        let mut effects = Vec::with_capacity(self.waiting.len());
+        match self.write(after, confirmed, &mut effects) {
+            Ok(after) => Ok((effects, after)),
+            Err(why) => {
+                for effect in effects {
+                    if let Effect::Announced { id, tags } = effect {
+                        self.core.index.remove(Table::Outbox, id, &tags);
+                    }
+                }
+                Err(why)
+            }
+        }
+    }
+
     fn write(
         &self,
         mut after: Counters,
         confirmed: &BTreeSet<u64>,
-    ) -> rusqlite::Result<(Vec<Effect>, Counters)> {
+        effects: &mut Vec<Effect>,
+    ) -> rusqlite::Result<Counters> {
         fail::fail_point!("journal::write", |code| Err(injected(code)));
         let transaction = self.db.unchecked_transaction()?;
-        let mut effects = Vec::with_capacity(self.waiting.len());
         for work in &self.waiting {
             match work {
                 Work::Intend(Stamped { entry, intent, .. }) => {
@@ -356,7 +373,7 @@ impl Writer {
                 Work::Outcome(handed_in) => effects.push(self.note(handed_in)?),
                 Work::Announce { settled, .. } => {
                     for (seq, announcements) in settled {
-                        self.announce(*seq, announcements, &mut after, &mut effects)?;
+                        self.announce(*seq, announcements, &mut after, effects)?;
                     }
                 }
             }
@@ -370,7 +387,7 @@ impl Writer {
         after.save(&self.db, &self.counters)?;
         transaction.commit()?;
         fail::fail_point!("journal::sync", |code| Err(injected(code)));
-        Ok((effects, after))
+        Ok(after)
     }
 
     fn note(&self, handed_in: &HandedIn) -> rusqlite::Result<Effect> {
@@ -416,13 +433,12 @@ impl Writer {
                 after.number += 1;
                 after.number
             });
+            let tags = Tags::from_slice(&[self.core.index.tag(&announcement.file)]);
+            let (version, weight) = (announcement.version, announcement.weight());
+            let index = &self.core.index;
+            index.add(Table::Outbox, after.id, version, false, &tags, weight);
+            effects.push(Effect::Announced { id: after.id, tags });
             announcement.insert(&self.db, after.id, number)?;
-            effects.push(Effect::Announced {
-                id: after.id,
-                version: announcement.version,
-                tag: self.core.index.tag(&announcement.file),
-                weight: announcement.weight(),
-            });
         }
         Ok(())
     }
@@ -443,18 +459,7 @@ impl Writer {
                     work_to_do = true;
                 }
                 Effect::Gone(table, number, tags) => self.core.index.remove(table, number, &tags),
-                Effect::Announced {
-                    id,
-                    version,
-                    tag,
-                    weight,
-                } => {
-                    let tags = Tags::from_slice(&[tag]);
-                    self.core
-                        .index
-                        .add(Table::Outbox, id, version, false, &tags, weight);
-                    work_to_do = true;
-                }
+                Effect::Announced { .. } => work_to_do = true,
             }
         }
         self.core.set_state(State::Taking);

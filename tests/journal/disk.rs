@@ -1,4 +1,4 @@
-//! A disk that is full, and one that lies: refusals before anything happens, and nothing lost.
+//! A disk that is full, one that is slow, and one that lies: refusals before anything happens, and nothing lost.
 //!
 //! Each test runs in a child, for limits and injected errors hold for a whole process.
 
@@ -223,5 +223,40 @@ fn after_a_failed_sync_nothing_is_taken_until_the_next_start() {
         intended(&journal, put("d"))
             .await
             .outcome(Outcome::Happened);
+    });
+}
+
+#[test]
+fn what_leaves_the_entries_is_found_in_the_outbox_at_once() {
+    let Some((folder, _)) = folder_of_child() else {
+        return in_child("what_leaves_the_entries_is_found_in_the_outbox_at_once");
+    };
+    block_on(async {
+        let journal = open(&folder);
+        let intent = intended(&journal, put("a")).await;
+        let version = intent.version();
+        intent.outcome(Outcome::Happened);
+        until("an outcome", async || {
+            (journal.depth().open == 0, journal.depth())
+        })
+        .await;
+        // Others look while the commit is made and nobody has been told yet.
+        fail::cfg("journal::sync", "sleep(300)").expect("armed");
+        let announcing = journal.clone();
+        let announced = tokio::spawn(async move {
+            let say = announcement(file("a"), version, true);
+            announcing.announce(vec![(1, vec![say])]).await
+        });
+        until("an entry that leaves", async || {
+            (entries(&journal).await.is_empty(), ())
+        })
+        .await;
+        assert!(!announced.is_finished(), "too late to see anything");
+        let found = journal.outgoing_of(&file("a")).await.expect("readable");
+        assert_eq!(found.len(), 1);
+        assert_eq!(journal.standing(&file("a")).newest, Some(version));
+        announced.await.expect("no panic").expect("announced");
+        fail::remove("journal::sync");
+        assert_memory_agrees(&journal).await;
     });
 }
