@@ -11,7 +11,7 @@
 //! Never here: a client's path.
 //! Killed in the middle: nothing was written, so the next process settles it again.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -261,7 +261,7 @@ impl Settler {
         // An upload that is a living file was closed: here, unless this very closing is recorded already.
         if let Some(fid) = fid
             && let Some(row) = self.look.by_fid(fid).await?
-            && (happened || row.file == *file || later.moves_away(file))
+            && (happened || later.may_bring(file, &row.file))
             && self
                 .believed(entry, file)
                 .await?
@@ -294,16 +294,24 @@ impl Settler {
         let here = self.here(entry, later, file).await?;
         match (&here.row, &here.believed) {
             // Its bytes live on under another name: not deleted, but renamed by a later mutation.
-            (None, Some(believed))
-                if later.moves_away(file)
-                    && self.look.by_fid(believed.held.fid).await?.is_some() =>
-            {
+            (None, Some(believed)) if self.lives_on(believed.held.fid, file, later).await? => {
                 self.quiet_since_lost(entry)?;
                 Ok(Vec::new())
             }
             (None, Some(_)) => Ok(vec![self.announcer.delete(entry.version, &entry.by, file)]),
             _ => self.unexplained(entry, later, file, &here),
         }
+    }
+
+    /// Whether a fid that was under a key is a living file that later renames may have brought where it is.
+    async fn lives_on(
+        &self,
+        fid: Fid,
+        file: &FileName,
+        later: &Later<'_>,
+    ) -> Result<bool, Pending> {
+        let now = self.look.by_fid(fid).await?;
+        Ok(now.is_some_and(|row| later.may_bring(file, &row.file)))
     }
 
     async fn settle_rename(
@@ -373,16 +381,18 @@ impl Settler {
         at_to: &Here,
         later: &Later<'_>,
     ) -> Result<bool, Pending> {
-        if let Some(row) = &at_to.row
-            && row.fid == fid
+        // A rename does not replace: where something was that still lives, nothing can have arrived.
+        if let Some(believed) = &at_to.believed
+            && self.look.by_fid(believed.held.fid).await?.is_some()
         {
-            return Ok(at_to.is_new(row));
-        }
-        if !later.moves_away(to) {
             return Ok(false);
         }
+        if at_to.row.as_ref().is_some_and(|row| row.fid == fid) {
+            return Ok(true);
+        }
         let now = self.look.by_fid(fid).await?;
-        Ok(now.is_some_and(|row| row.file != *from))
+        Ok(now
+            .is_some_and(|row| later.may_bring(to, &row.file) && !later.may_bring(from, &row.file)))
     }
 
     async fn settle_class(
@@ -632,7 +642,7 @@ impl Here {
     }
 }
 
-/// The mutations after one entry, that touch its keys.
+/// The mutations after one entry that have to do with its keys, in order.
 struct Later<'a>(Vec<&'a Entry>);
 
 impl Later<'_> {
@@ -671,12 +681,21 @@ impl Later<'_> {
         })
     }
 
-    /// Whether one of them may have renamed the key to another.
-    fn moves_away(&self, file: &FileName) -> bool {
-        self.0.iter().any(|entry| {
-            matches!(&entry.mutation, Mutation::Rename { from, .. } if from == file)
+    /// Whether bytes that were under `start` may be under `end` after these renames. So they are if both are one name.
+    fn may_bring(&self, start: &FileName, end: &FileName) -> bool {
+        let mut names = HashSet::from([start]);
+        for entry in &self.0 {
+            if let Mutation::Rename { from, to } = &entry.mutation
                 && entry.outcome != Some(Outcome::DidNotHappen)
-        })
+                && names.contains(from)
+            {
+                if entry.outcome == Some(Outcome::Happened) {
+                    names.remove(from);
+                }
+                names.insert(to);
+            }
+        }
+        names.contains(end)
     }
 
     /// Whether one of them closes this very upload under the key.
@@ -687,7 +706,8 @@ impl Later<'_> {
     }
 }
 
-/// For each entry of `wanted` (places in `entries`) the later entries that touch its keys.
+/// For each entry of `wanted` (places in `entries`) the later entries that touch its keys, or keys that those have
+/// renamed to or from.
 fn touched_later<'a>(entries: &'a [Entry], wanted: &[usize]) -> HashMap<usize, Later<'a>> {
     let mut by_file: HashMap<&FileName, Vec<usize>> = HashMap::new();
     if !wanted.is_empty() {
@@ -698,15 +718,21 @@ fn touched_later<'a>(entries: &'a [Entry], wanted: &[usize]) -> HashMap<usize, L
         }
     }
     let later = |&at: &usize| {
-        let mut places: Vec<usize> = entries[at]
-            .mutation
-            .files()
-            .into_iter()
-            .flat_map(|file| by_file[file].iter().copied())
-            .filter(|&other| other > at)
-            .collect();
-        places.sort_unstable();
-        places.dedup();
+        let mut places: BTreeSet<usize> = BTreeSet::new();
+        let mut names: Vec<&FileName> = entries[at].mutation.files();
+        let mut seen: HashSet<&FileName> = names.iter().copied().collect();
+        while let Some(file) = names.pop() {
+            for &place in by_file[file].iter().filter(|&&place| place > at) {
+                places.insert(place);
+                names.extend(
+                    entries[place]
+                        .mutation
+                        .files()
+                        .into_iter()
+                        .filter(|name| seen.insert(name)),
+                );
+            }
+        }
         (
             at,
             Later(places.into_iter().map(|place| &entries[place]).collect()),
