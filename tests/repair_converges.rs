@@ -22,13 +22,9 @@ async fn two() -> (TempDir, Arc<Flaky>, Site, Site) {
 
 async fn caught_up(sites: &[&Site]) {
     for site in sites {
-        until("caught up", async || {
-            let now = phylactery::version::wall_clock();
-            let _ = now;
-            match site.repair().caught_up() {
-                Some(_) => Ok(()),
-                None => Err(format!("{:?}", site.repair().status())),
-            }
+        until("caught up", async || match site.repair().caught_up() {
+            Some(_) => Ok(()),
+            None => Err(format!("{:?}", site.repair().status())),
         })
         .await;
         site.no_gaps().await;

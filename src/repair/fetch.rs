@@ -246,18 +246,18 @@ enum Standing {
 /// Returns when nothing has moved for too long.
 async fn standstill(passing: &Passing, size: u64) -> Standing {
     let mut last = 0;
+    let mut since = tokio::time::Instant::now();
     loop {
-        let (limit, what) = if last < size {
-            (STALL, Standing::Body)
-        } else {
-            (LAST_ANSWER, Standing::Answer)
-        };
-        tokio::time::sleep(limit).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
         let now = passing.passed.load(Ordering::Relaxed);
-        if now == last {
-            return what;
+        if now != last {
+            last = now;
+            since = tokio::time::Instant::now();
+        } else if last < size && since.elapsed() >= STALL {
+            return Standing::Body;
+        } else if since.elapsed() >= LAST_ANSWER {
+            return Standing::Answer;
         }
-        last = now;
     }
 }
 

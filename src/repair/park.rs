@@ -34,6 +34,24 @@ pub(super) enum Parked {
     InProgress,
 }
 
+/// The version that a parked file has to show before it is done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Expects {
+    /// This one, if any: the file was looked at, and what its gap said before is taken into account.
+    Just(Option<Version>),
+    /// The greater of this one and what its gap said before.
+    AtLeast(Option<Version>),
+}
+
+impl Expects {
+    fn beside(self, before: Option<&Gap>) -> Option<Version> {
+        match self {
+            Expects::Just(version) => version,
+            Expects::AtLeast(version) => version.max(before.and_then(expected)),
+        }
+    }
+}
+
 impl Reconciler {
     /// Parks a file. When this returns without an error, a cursor may pass the file.
     pub(super) async fn park(
@@ -41,7 +59,7 @@ impl Reconciler {
         file: &FileName,
         why: &str,
         parked: Parked,
-        expects: Option<Version>,
+        expects: Expects,
     ) -> Result<(), LedgerError> {
         let before = match self.ledger.gap(&self.datacenter, file).await {
             Ok(gap) => gap,
@@ -61,7 +79,7 @@ impl Reconciler {
             file: file.clone(),
             since: before.as_ref().map_or(observed, |gap| gap.since),
             attempts,
-            last_error: told(why, expects.max(before.as_ref().and_then(expected))),
+            last_error: told(why, expects.beside(before.as_ref())),
             next_try: Version(wall_clock().0.saturating_add(micros(pause))),
             observed,
         };

@@ -120,11 +120,31 @@ impl View {
         self.record.replicas.get(datacenter)?.held.as_ref()
     }
 
+    fn shows(&self, version: Version) -> Shows {
+        let head = self.record.head.as_ref().map(|head| head.version);
+        let class = self.record.class_cell.as_ref().map(|cell| cell.version);
+        match (head, class) {
+            (Some(head), _) if head >= version => Shows::Yes,
+            (_, Some(class)) if class == version => Shows::Yes,
+            (_, Some(class)) if class > version => Shows::Perhaps,
+            (_, _) => Shows::No,
+        }
+    }
+
     /// The newest version that the record shows.
     pub(super) fn newest(&self) -> Option<Version> {
         let head = self.record.head.as_ref().map(|head| head.version);
         head.max(self.record.class_cell.as_ref().map(|cell| cell.version))
     }
+}
+
+/// Whether a record shows the write of some version.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Shows {
+    Yes,
+    /// It has a newer class and an older head: that write was of a class, or it was of a head and is not here.
+    Perhaps,
+    No,
 }
 
 /// The one thing to do.
@@ -179,20 +199,22 @@ fn only_claimed(record: &FileRecord, content: &Content) -> bool {
 
 impl Reconciler {
     /// Brings one file closer to what it should be here. `expects`: a version that the ledger is known to have
-    /// somewhere; an older answer is asked for again, more strongly.
+    /// somewhere; an older answer is asked for again, more strongly. It becomes `None` once the ledger shows it
+    /// at its ordinary strength, and from then on to everybody here.
     pub(super) async fn reconcile(
         &self,
         file: &FileName,
-        expects: Option<Version>,
+        expects: &mut Option<Version>,
     ) -> Result<Did, NotDone> {
         let mut view = self.look(file, Strength::Local).await?;
-        if let Some(expects) = expects
-            && view.newest() < Some(expects)
-        {
+        if expects.is_some_and(|version| view.shows(version) == Shows::Yes) {
+            *expects = None;
+        }
+        if let Some(version) = *expects {
             view = self.look(file, Strength::Global).await?;
-            if view.newest() < Some(expects) {
+            if view.shows(version) == Shows::No {
                 return Err(NotDone::Later(format!(
-                    "the ledger does not show version {expects} yet"
+                    "the ledger does not show version {version} yet"
                 )));
             }
         }
@@ -378,5 +400,154 @@ impl Reconciler {
             Ok(row) => Ok(row.map(|row| row.fid.0)),
             Err(error) => Err(NotDone::Failed(error.to_string())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::file::{ClassCell, Fid, Replica};
+
+    fn here() -> Datacenter {
+        "tx01".parse().expect("a name")
+    }
+
+    fn content(version: i64) -> Content {
+        Content {
+            version: Version(version),
+            origin: "ma01".parse().expect("a name"),
+            node: "node1".parse().expect("a name"),
+        }
+    }
+
+    fn head(version: i64, op: Op) -> Revision {
+        let Content { origin, node, .. } = content(version);
+        Revision {
+            version: Version(version),
+            origin,
+            node,
+            op,
+        }
+    }
+
+    fn put(version: i64) -> Put {
+        Put {
+            content: content(version),
+            size: 1,
+            checksum: None,
+            fid: Fid(1),
+            renamed_from: None,
+        }
+    }
+
+    fn held(version: i64, class: &str, claimed: bool) -> Replica {
+        let class = Class::from_bytes(class.as_bytes());
+        Replica {
+            since: Version(version),
+            held: Some(Held {
+                content: content(version),
+                fid: Fid(9),
+                class,
+                claimed,
+            }),
+        }
+    }
+
+    fn record(head: Revision, replicas: &[(&str, Replica)]) -> FileRecord {
+        FileRecord {
+            head: Some(head),
+            class_cell: None,
+            replicas: replicas
+                .iter()
+                .map(|(name, replica)| (name.parse().expect("a name"), replica.clone()))
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn the_one_thing_to_do() {
+        let gone = |to: Option<&str>| Op::Delete {
+            renamed_to: to.map(|to| Key::from_bytes(to.as_bytes())),
+        };
+        let elsewhere = ("ma01", held(5, "default", false));
+        let decide = |record: &FileRecord| decide(record, &here(), true);
+
+        assert_eq!(decide(&FileRecord::default()), Step::Nothing);
+        let missing = record(head(5, Op::Put(put(5))), std::slice::from_ref(&elsewhere));
+        assert_eq!(decide(&missing), Step::Bring(put(5)));
+        assert_eq!(super::decide(&missing, &here(), false), Step::Nothing);
+        let old = record(
+            head(5, Op::Put(put(5))),
+            &[elsewhere.clone(), ("tx01", held(4, "default", false))],
+        );
+        assert_eq!(decide(&old), Step::Bring(put(5)));
+        let mut whole = record(
+            head(5, Op::Put(put(5))),
+            &[("tx01", held(5, "default", false))],
+        );
+        assert_eq!(decide(&whole), Step::Nothing);
+        let thumb = Class::from_bytes(b"thumb");
+        whole.class_cell = Some(ClassCell {
+            version: Version(7),
+            content: content(5),
+            class: thumb.clone(),
+        });
+        assert_eq!(decide(&whole), Step::SetClass(thumb.clone()));
+        // A class that was set on other bytes does not count.
+        whole.class_cell = Some(ClassCell {
+            version: Version(7),
+            content: content(4),
+            class: thumb,
+        });
+        assert_eq!(decide(&whole), Step::Nothing);
+
+        let deleted = record(head(6, gone(None)), &[("tx01", held(5, "default", false))]);
+        assert_eq!(decide(&deleted), Step::Remove { renamed_to: None });
+        assert_eq!(
+            super::decide(&deleted, &here(), false),
+            Step::Remove { renamed_to: None }
+        );
+        let renamed = record(
+            head(6, gone(Some("b"))),
+            &[("tx01", held(5, "default", false))],
+        );
+        assert_eq!(
+            decide(&renamed),
+            Step::Remove {
+                renamed_to: Some(Key::from_bytes(b"b"))
+            }
+        );
+        assert_eq!(
+            decide(&record(head(6, gone(None)), &[elsewhere])),
+            Step::Nothing
+        );
+
+        // What outsiders claim is left alone.
+        let claimed = record(
+            head(5, Op::Put(put(5))),
+            &[("ma01", held(5, "default", true))],
+        );
+        assert_eq!(decide(&claimed), Step::Nothing);
+        let claimed_here = record(head(6, gone(None)), &[("tx01", held(5, "default", true))]);
+        assert_eq!(decide(&claimed_here), Step::Nothing);
+    }
+
+    #[test]
+    fn a_newer_class_does_not_stand_for_a_head_that_has_not_come() {
+        let mut view = View {
+            file: FileName::from_bytes(b"photos", b"k"),
+            record: record(head(5, Op::Put(put(5))), &[]),
+            standing: Standing::default(),
+        };
+        let class = Class::default_class();
+        view.record.class_cell = Some(ClassCell {
+            version: Version(9),
+            content: content(5),
+            class,
+        });
+        assert_eq!(view.shows(Version(5)), Shows::Yes);
+        assert_eq!(view.shows(Version(7)), Shows::Perhaps);
+        assert_eq!(view.shows(Version(9)), Shows::Yes);
+        assert_eq!(view.shows(Version(10)), Shows::No);
     }
 }

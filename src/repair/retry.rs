@@ -10,7 +10,7 @@ use crate::ledger::LedgerError;
 use crate::version::wall_clock;
 
 use super::Shared;
-use super::park::Parked;
+use super::park::{Expects, Parked};
 use super::status::State;
 use super::trouble::{Pauses, rest};
 use super::work::Crew;
@@ -71,7 +71,12 @@ async fn begin_due(shared: &Shared, crew: &mut Crew, number: &mut u64) -> Result
         }
         if reconciler.at_work.try_lock(&[&gap.file]).is_none() {
             reconciler
-                .park(&gap.file, &gap.last_error, Parked::InProgress, None)
+                .park(
+                    &gap.file,
+                    &gap.last_error,
+                    Parked::InProgress,
+                    Expects::AtLeast(None),
+                )
                 .await?;
             continue;
         }

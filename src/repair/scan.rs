@@ -16,7 +16,7 @@ use crate::ledger::{Cursor, LedgerError, Page, TokenRange};
 use crate::version::{Version, wall_clock};
 
 use super::Shared;
-use super::park::{Parked, micros};
+use super::park::{Expects, Parked, micros};
 use super::reconcile::{Step, decide};
 use super::status::{Progress, ScanProgress, State};
 use super::trouble::{Pauses, rest};
@@ -172,7 +172,12 @@ impl Scan<'_> {
                 unreadable.why
             );
             reconciler
-                .park(&unreadable.file, &why, Parked::Failed, None)
+                .park(
+                    &unreadable.file,
+                    &why,
+                    Parked::Failed,
+                    Expects::AtLeast(None),
+                )
                 .await?;
             self.shared
                 .scan

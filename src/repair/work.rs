@@ -18,7 +18,7 @@ use crate::file::FileName;
 use crate::ledger::LedgerError;
 use crate::version::Version;
 
-use super::park::{Parked, expected};
+use super::park::{Expects, Parked, expected};
 use super::reconcile::{Did, NotDone, Reconciler};
 use super::status::Figures;
 use super::trouble::{Pauses, rest};
@@ -100,10 +100,10 @@ impl Reconciler {
             Err(error @ LedgerError::Unavailable { .. }) => return Err(error),
             Err(LedgerError::Corrupt { .. }) => None,
         };
-        let expects = expects.max(gap.as_ref().and_then(expected));
+        let mut expects = expects.max(gap.as_ref().and_then(expected));
         let mut grace = GRACE.iter();
         let (why, parked) = loop {
-            let worked = AssertUnwindSafe(self.reconcile(file, expects))
+            let worked = AssertUnwindSafe(self.reconcile(file, &mut expects))
                 .catch_unwind()
                 .await;
             let worked = worked.unwrap_or_else(|_panic| {
@@ -133,7 +133,8 @@ impl Reconciler {
             }
         };
         let mut phase = phase.lock().await;
-        self.park(file, &why, parked, expects).await?;
+        self.park(file, &why, parked, Expects::Just(expects))
+            .await?;
         *phase = Phase::Finished;
         match parked {
             Parked::Failed => figures.failed(format!("{file}: {why}")),
@@ -243,7 +244,12 @@ impl Crew {
             if *phase == Phase::Working {
                 let why = "it is being worked on and takes long";
                 self.reconciler
-                    .park(&member.file, why, Parked::InProgress, member.expects)
+                    .park(
+                        &member.file,
+                        why,
+                        Parked::InProgress,
+                        Expects::AtLeast(member.expects),
+                    )
                     .await?;
                 *phase = Phase::InProgress;
             }
