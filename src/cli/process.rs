@@ -10,7 +10,10 @@ pub(super) fn raise_open_files() {
     if limit.current == limit.maximum {
         return;
     }
-    let raised = rustix::process::Rlimit { current: limit.maximum, ..limit };
+    let raised = rustix::process::Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
     if let Err(why) = setrlimit(Resource::Nofile, raised) {
         tracing::warn!("only {:?} files may be open: {why}", limit.current);
     }

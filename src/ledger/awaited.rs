@@ -13,8 +13,8 @@ use backon::BackoffBuilder;
 use tokio::sync::Notify;
 
 use super::{
-    Change, Cursor, Datacenter, DatacenterRecord, FileName, FileRecord, FileWrite, Gap, Ledger, LedgerError,
-    NodeRecord, Page, Placement, StreamId, Strength, TokenRange, Version,
+    Change, Cursor, Datacenter, DatacenterRecord, FileName, FileRecord, FileWrite, Gap, Ledger,
+    LedgerError, NodeRecord, Page, Placement, StreamId, Strength, TokenRange, Version,
 };
 
 /// How long a start waits for the ledger. Whoever is alive opens in a few milliseconds.
@@ -35,8 +35,14 @@ pub async fn open<E: Display + Send + 'static>(
     if let Ok(Ok(opened)) = tokio::time::timeout(PATIENCE, &mut first).await {
         return opened;
     }
-    tracing::warn!("{name} does not open yet; clients are served, and announcements wait in the journal");
-    let awaited = Arc::new(Awaited { name, there: OnceLock::new(), came: Notify::new() });
+    tracing::warn!(
+        "{name} does not open yet; clients are served, and announcements wait in the journal"
+    );
+    let awaited = Arc::new(Awaited {
+        name,
+        there: OnceLock::new(),
+        came: Notify::new(),
+    });
     let waiting = Arc::clone(&awaited);
     tokio::spawn(async move {
         let mut pauses = backon::ExponentialBuilder::default()
@@ -79,7 +85,10 @@ impl Awaited {
     }
 
     fn there(&self, doing: &'static str) -> Result<&Arc<dyn Ledger>, LedgerError> {
-        self.there.get().ok_or_else(|| LedgerError::Unavailable { doing, why: "it is not open yet".to_owned() })
+        self.there.get().ok_or_else(|| LedgerError::Unavailable {
+            doing,
+            why: "it is not open yet".to_owned(),
+        })
     }
 }
 
@@ -146,8 +155,14 @@ mod tests {
     async fn a_mistake_that_shows_at_once_fails_the_start() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger.db");
-        std::fs::write(&path, b"this is no ledger, and long enough to be seen to be none").unwrap();
-        let opened = open("it".to_owned(), move || EmbeddedLedger::open(&path).map(|l| Arc::new(l) as Arc<dyn Ledger>));
+        std::fs::write(
+            &path,
+            b"this is no ledger, and long enough to be seen to be none",
+        )
+        .unwrap();
+        let opened = open("it".to_owned(), move || {
+            EmbeddedLedger::open(&path).map(|l| Arc::new(l) as Arc<dyn Ledger>)
+        });
         assert!(opened.await.is_err());
     }
 
@@ -162,8 +177,17 @@ mod tests {
             let _gate = held.lock();
             EmbeddedLedger::open(&path).map(|l| Arc::new(l) as Arc<dyn Ledger>)
         });
-        let Ok(ledger) = opening.await else { panic!("it only comes late") };
-        assert!(ledger.nodes().await.unwrap_err().to_string().contains("not open yet"));
+        let Ok(ledger) = opening.await else {
+            panic!("it only comes late")
+        };
+        assert!(
+            ledger
+                .nodes()
+                .await
+                .unwrap_err()
+                .to_string()
+                .contains("not open yet")
+        );
         assert!(ledger.describe().contains("not open yet"));
         drop(guard);
         while ledger.nodes().await.is_err() {
