@@ -323,43 +323,41 @@ impl Settler {
         happened: bool,
     ) -> Result<Vec<Announcement>, Pending> {
         let us = &self.announcer;
-        if happened
-            && let Some(bytes) = self
-                .believed(entry, from)
-                .await?
-                .and_then(|held| moved_bytes(&held, None))
+        let renamed = |bytes: &Bytes| us.rename(entry.version, &entry.by, from, to, bytes).into();
+        // The bytes that the old name was believed to hold, if they live. A belief may be stale where mutations before
+        // this one left no trace, so it is never trusted without a look.
+        let believed = self.believed(entry, from).await?;
+        let living = match &believed {
+            Some(believed) => self.look.by_fid(believed.held.fid).await?,
+            None => None,
+        };
+        if let (true, Some(believed), Some(row)) = (happened, &believed, &living)
+            && later.may_bring(to, &row.file)
         {
-            return Ok(us.rename(entry.version, &entry.by, from, to, &bytes).into());
+            return Ok(renamed(&moved_bytes(believed, row)));
         }
         let (at_from, at_to) = (
             self.here(entry, later, from).await?,
             self.here(entry, later, to).await?,
         );
-        // The bytes that moved: what the old name was believed to hold, or else what is found under the new one.
-        let moved = match (&at_from.believed, &at_to.row) {
-            (Some(believed), row) => {
-                let row = match row {
-                    Some(row) if row.fid == believed.held.fid => Some(row.clone()),
-                    _ if believed.known.is_none() => self.look.by_fid(believed.held.fid).await?,
-                    _ => None,
-                };
-                moved_bytes(believed, row.as_ref())
+        let alone = at_to
+            .row
+            .as_ref()
+            .filter(|row| at_to.is_new(row) && !later.touches(to));
+        match (&believed, &living, alone) {
+            (Some(believed), Some(row), _)
+                if !happened && self.went_to(row, from, to, &at_to, later).await? =>
+            {
+                return Ok(renamed(&moved_bytes(believed, row)));
             }
-            (None, Some(row)) if at_to.is_new(row) && !later.touches(to) => {
-                Some(self.bytes_of(us.content_of(entry.version, &entry.by), row))
+            // Bytes that nobody knew under the old name, or others than was believed.
+            (_, _, Some(row)) if happened || (believed.is_none() && at_from.row.is_none()) => {
+                let content = us.content_of(entry.version, &entry.by);
+                return Ok(renamed(&self.bytes_of(content, row)));
             }
-            (None, _) => None,
-        };
-        let arrived = match &moved {
-            Some(moved) => self.went_to(moved.fid, from, to, &at_to, later).await?,
-            None => false,
-        };
-        if happened || arrived {
-            return Ok(match moved {
-                Some(bytes) => us.rename(entry.version, &entry.by, from, to, &bytes).into(),
-                // The bytes went on already and nobody knows which they were: only the old name is certain.
-                None => vec![us.delete(entry.version, &entry.by, from)],
-            });
+            // They went on already, and nobody knows which they were: only the old name is certain.
+            _ if happened => return Ok(vec![us.delete(entry.version, &entry.by, from)]),
+            _ => {}
         }
         // It left no trace under the new name. Either it did not happen, or later mutations covered it.
         let mut announcements = Vec::new();
@@ -372,27 +370,24 @@ impl Settler {
         Ok(announcements)
     }
 
-    /// Whether a fid that was under `from` is under `to` now, or was there and went on with a later rename.
+    /// Whether bytes that were under `from` are under `to` now, or were there and went on with a later rename. `row` is
+    /// where they live.
     async fn went_to(
         &self,
-        fid: Fid,
+        row: &Row,
         from: &FileName,
         to: &FileName,
         at_to: &Here,
         later: &Later<'_>,
     ) -> Result<bool, Pending> {
         // A rename does not replace: where something was that still lives, nothing can have arrived.
-        if let Some(believed) = &at_to.believed
-            && self.look.by_fid(believed.held.fid).await?.is_some()
+        if let Some(before) = &at_to.believed
+            && self.look.by_fid(before.held.fid).await?.is_some()
         {
             return Ok(false);
         }
-        if at_to.row.as_ref().is_some_and(|row| row.fid == fid) {
-            return Ok(true);
-        }
-        let now = self.look.by_fid(fid).await?;
-        Ok(now
-            .is_some_and(|row| later.may_bring(to, &row.file) && !later.may_bring(from, &row.file)))
+        let there = row.file == *to;
+        Ok(there || (later.may_bring(to, &row.file) && !later.may_bring(from, &row.file)))
     }
 
     async fn settle_class(
@@ -415,17 +410,24 @@ impl Settler {
                 _ => self.unexplained(entry, later, file, &here),
             };
         };
-        if happened {
-            return Ok(vec![us.set_class(
+        // The class goes with the bytes, wherever later renames have brought them.
+        match self.look.by_fid(held.fid).await? {
+            Some(row) if happened && later.may_bring(file, &row.file) => Ok(vec![us.set_class(
                 entry.version,
                 &entry.by,
                 file,
                 &held,
                 class,
-            )]);
-        }
-        // The class goes with the bytes, wherever later renames have brought them.
-        match self.look.by_fid(held.fid).await? {
+            )]),
+            // It was set on bytes that are gone, or on others than was believed.
+            _ if happened && later.touches(file) => Ok(Vec::new()),
+            _ if happened => {
+                let here = self.here(entry, later, file).await?;
+                match &here.row {
+                    Some(row) if here.is_new(row) => Ok(vec![self.put_of(entry, file, row)]),
+                    _ => self.unexplained(entry, later, file, &here),
+                }
+            }
             Some(row) if row.class != held.class => Ok(vec![us.set_class(
                 entry.version,
                 &entry.by,
@@ -612,19 +614,16 @@ impl Settler {
     }
 }
 
-fn moved_bytes(believed: &Believed, row: Option<&Row>) -> Option<Bytes> {
-    let (size, checksum) = match (&believed.known, row) {
-        (Some((size, checksum)), _) => (*size, checksum.clone()),
-        (None, Some(row)) => (row.size, None),
-        (None, None) => return None,
-    };
-    Some(Bytes {
+/// Bytes that are known, as they are where they live now.
+fn moved_bytes(believed: &Believed, row: &Row) -> Bytes {
+    let (size, checksum) = believed.known.clone().unwrap_or((row.size, None));
+    Bytes {
         content: believed.held.content.clone(),
-        fid: believed.held.fid,
-        class: row.map_or_else(|| believed.held.class.clone(), |row| row.class.clone()),
+        fid: row.fid,
+        class: row.class.clone(),
         size,
         checksum,
-    })
+    }
 }
 
 /// A key as the tracker holds it and as this datacenter is believed to hold it.
