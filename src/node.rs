@@ -21,8 +21,8 @@ use crate::events::Events;
 use crate::journal::deliver::Deliverer;
 use crate::journal::settle::Settler;
 use crate::journal::{Depth, Journal, Refused};
-use crate::ledger::Ledger;
 use crate::ledger::embedded::EmbeddedLedger;
+use crate::ledger::{Ledger, awaited};
 use crate::locks::KeyLocks;
 use crate::proxy::{Drained, Proxy};
 use crate::registration::Registration;
@@ -172,20 +172,15 @@ impl Node {
 
 /// Opens journal and ledger, off the runtime: both read their files.
 async fn open_stores(config: &Config) -> anyhow::Result<(Journal, Arc<dyn Ledger>)> {
-    let config = config.clone();
-    let opened =
-        tokio::task::spawn_blocking(move || -> anyhow::Result<(Journal, Arc<dyn Ledger>)> {
-            let us = &config.datacenter;
-            let journal = Journal::open(&config.journal, &us.name, &us.node)?;
-            let LedgerConfig::Embedded { path } = &config.ledger;
-            if let Some(folder) = path.parent() {
-                std::fs::create_dir_all(folder)
-                    .with_context(|| format!("make the ledger's folder {}", folder.display()))?;
-            }
-            let ledger = EmbeddedLedger::open(path)?;
-            Ok((journal, Arc::new(ledger)))
-        });
-    opened.await.context("open journal and ledger")?
+    let (of_journal, us) = (config.journal.clone(), config.datacenter.clone());
+    let opening = move || Journal::open(&of_journal, &us.name, &us.node);
+    let journal = tokio::task::spawn_blocking(opening).await??;
+    let LedgerConfig::Embedded { path } = &config.ledger;
+    let (name, path) = (format!("the ledger {}", path.display()), path.clone());
+    let ledger = awaited::open(name, move || {
+        EmbeddedLedger::open(&path).map(|ledger| Arc::new(ledger) as Arc<dyn Ledger>)
+    });
+    Ok((journal, ledger.await?))
 }
 
 /// What the API asks of the other parts.

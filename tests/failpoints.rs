@@ -34,11 +34,12 @@ const SCRIPT: &[Step] = &[
     Step::Put("d"),
 ];
 
-/// Runs the script through the proxy of `site`, going on after each death as a client does that does not know what
-/// became of its request. How often the node died.
-async fn play(site: &mut Site, prefix: &str) -> u32 {
+/// Runs the script through the proxy of ma01, going on after each death as a client does that does not know what
+/// became of its request. With `pace`, tx01 follows each step before the next. How often a node died.
+async fn play(cluster: &mut Cluster, prefix: &str, pace: bool) -> u32 {
     let mut deaths = 0;
     for (at, step) in SCRIPT.iter().enumerate() {
+        let site = &mut cluster.ma01;
         let key = |name: &str| format!("{prefix}/{name}").into_bytes();
         let acknowledged = async {
             let mut mogile = Mogile::connect(site.proxy)
@@ -60,6 +61,13 @@ async fn play(site: &mut Site, prefix: &str) -> u32 {
         }
         .await;
         deaths += revive(site, acknowledged.is_err()).await;
+        if pace {
+            until("tx01 follows, or dies", async || {
+                deaths += revive(&mut cluster.tx01, false).await;
+                cluster.is_settled().await
+            })
+            .await;
+        }
     }
     deaths
 }
@@ -111,8 +119,8 @@ async fn kill_at(cluster: &mut Cluster, failpoint: &'static str, hit: u32) {
         hit,
     )
     .await;
-    let mut deaths = play(&mut cluster.ma01, &prefix).await;
-    if repairs {
+    let mut deaths = play(cluster, &prefix, repairs).await;
+    if deaths == 0 && repairs {
         let tx01 = &mut cluster.tx01;
         until(
             &format!("tx01 dies at {failpoint}:{hit}"),
@@ -125,12 +133,10 @@ async fn kill_at(cluster: &mut Cluster, failpoint: &'static str, hit: u32) {
             },
         )
         .await;
-    } else {
+    } else if deaths == 0 {
         let ma01 = &mut cluster.ma01;
         until(&format!("ma01 dies at {failpoint}:{hit}"), async || {
-            if deaths == 0 {
-                deaths += revive(ma01, false).await;
-            }
+            deaths += revive(ma01, false).await;
             if deaths == 0 {
                 Err("it lives".into())
             } else {

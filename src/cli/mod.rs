@@ -10,6 +10,7 @@ mod demo;
 mod failure;
 pub mod log;
 mod paint;
+mod process;
 mod run;
 mod signals;
 mod tracker;
@@ -152,8 +153,14 @@ impl Command {
 
 /// The runtime of everything but the proxy, which has its own.
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::Failed(anyhow::Error::new(error).context("start the runtime")))
+        .map_err(|error| Failure::Failed(anyhow::Error::new(error).context("start the runtime")))?;
+    let within = runtime.enter();
+    process::raise_open_files();
+    process::outlive_file_size_limits();
+    crate::failpoint::arm_from_environment();
+    drop(within);
+    Ok(runtime)
 }

@@ -25,6 +25,7 @@ use crate::file::{
 };
 use crate::version::Version;
 
+pub mod awaited;
 pub mod embedded;
 #[cfg(test)]
 mod laws;

@@ -536,26 +536,28 @@ impl Cluster {
         Arc::new(EmbeddedLedger::open(&self.ledger_path).expect("the ledger opens"))
     }
 
-    /// Waits until nothing is under way: journals empty, no gaps, every file of the ledger whole in both datacenters.
+    /// Waits until [`Self::is_settled`].
     pub async fn settled(&self) {
+        until("the datacenters converge", async || self.is_settled().await).await;
+    }
+
+    /// Whether nothing is under way: journals empty, no gaps, every file of the ledger whole in both datacenters.
+    pub async fn is_settled(&self) -> Result<(), String> {
+        for site in [&self.ma01, &self.tx01] {
+            let status = site.get("/v1/status").await?;
+            if status["journal"]["depth"] != 0 || status["gaps"] != 0 {
+                return Err(format!("{}: {status:#}", site.name));
+            }
+        }
         let ledger = self.ledger();
-        until("the datacenters converge", async || {
+        for (file, record) in all_files(&*ledger).await {
             for site in [&self.ma01, &self.tx01] {
-                let status = site.get("/v1/status").await?;
-                if status["journal"]["depth"] != 0 || status["gaps"] != 0 {
-                    return Err(format!("{}: {status:#}", site.name));
+                if !record.is_whole_in(&site.name, true) {
+                    return Err(format!("{file:?} in {}: {record:#?}", site.name));
                 }
             }
-            for (file, record) in all_files(&*ledger).await {
-                for site in [&self.ma01, &self.tx01] {
-                    if !record.is_whole_in(&site.name, true) {
-                        return Err(format!("{file:?} in {}: {record:#?}", site.name));
-                    }
-                }
-            }
-            Ok(())
-        })
-        .await;
+        }
+        Ok(())
     }
 
     /// After [`Self::settled`]: both trackers hold the same files, byte for byte, and these are what the ledger says.
