@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 
+use crate::config::RepairConfig;
 use crate::events::{Event, What};
 use crate::file::FileName;
 use crate::ledger::{Gap, LedgerError};
@@ -74,10 +75,12 @@ impl Reconciler {
         } else {
             attempts.saturating_add(1)
         };
-        let pause = self.pause_before(attempts, parked);
+        let since = before.as_ref().map_or(observed, |gap| gap.since);
+        let waited = Duration::from_micros(observed.0.saturating_sub(since.0).max(0) as u64);
+        let pause = pause(&self.config, attempts, waited, parked);
         let gap = Gap {
             file: file.clone(),
-            since: before.as_ref().map_or(observed, |gap| gap.since),
+            since,
             attempts,
             last_error: told(why, expects.beside(before.as_ref())),
             next_try: Version(wall_clock().0.saturating_add(micros(pause))),
@@ -119,26 +122,26 @@ impl Reconciler {
         let clock = self.journal.clock();
         clock.stamp().unwrap_or_else(|_ahead| clock.mark().next())
     }
+}
 
-    fn pause_before(&self, attempts: u32, parked: Parked) -> Duration {
-        let (first, most) = match parked {
-            Parked::Failed => (self.config.retry_first, self.config.retry_most),
-            Parked::Later => (
-                self.config.retry_first,
-                self.config.retry_most.min(LATER_MOST),
-            ),
-            Parked::InProgress => return IN_PROGRESS,
-        };
-        ExponentialBuilder::default()
-            .with_min_delay(first)
-            .with_max_delay(most)
-            .with_factor(2.0)
-            .with_jitter()
-            .without_max_times()
-            .build()
-            .nth(attempts.saturating_sub(1).min(40) as usize)
-            .unwrap_or(most)
-    }
+/// How long a file that has waited for so long, and failed so often, waits before it is tried again. Never much longer
+/// than it has waited already: a file that is changed ten times while a tracker restarts fails ten times in a
+/// second, and is to come when the tracker is back.
+fn pause(config: &RepairConfig, attempts: u32, waited: Duration, parked: Parked) -> Duration {
+    let (first, most) = match parked {
+        Parked::Failed => (config.retry_first, config.retry_most),
+        Parked::Later => (config.retry_first, config.retry_most.min(LATER_MOST)),
+        Parked::InProgress => return IN_PROGRESS,
+    };
+    ExponentialBuilder::default()
+        .with_min_delay(first)
+        .with_max_delay(most.min(waited.max(first)))
+        .with_factor(2.0)
+        .with_jitter()
+        .without_max_times()
+        .build()
+        .nth(attempts.saturating_sub(1).min(40) as usize)
+        .unwrap_or(most)
 }
 
 /// The reason as a gap keeps it, with the version that its file is known to have somewhere: who comes back to it
@@ -160,4 +163,32 @@ pub(super) fn expected(gap: &Gap) -> Option<Version> {
 
 pub(super) fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_grows_with_the_failures_and_with_the_time_that_they_took() {
+        let config = RepairConfig {
+            enabled: true,
+            copies_at_once: 1,
+            create_domains: true,
+            scan_every: Duration::from_secs(1),
+            retry_first: Duration::from_secs(2),
+            retry_most: Duration::from_secs(3600),
+        };
+        let of = |attempts, waited| {
+            let waited = Duration::from_secs(waited);
+            pause(&config, attempts, waited, Parked::Failed).as_secs()
+        };
+        // The chance in it makes a pause at most twice as long.
+        assert!((2..=4).contains(&of(1, 0)), "{}", of(1, 0));
+        assert!((8..=16).contains(&of(3, 1000)), "{}", of(3, 1000));
+        assert!((3600..=7200).contains(&of(30, 9000)), "{}", of(30, 9000));
+        // Ten changes of one file while its tracker was away for a moment.
+        assert!((2..=4).contains(&of(10, 1)), "{}", of(10, 1));
+        assert!((20..=40).contains(&of(10, 20)), "{}", of(10, 20));
+    }
 }
