@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -26,8 +26,9 @@ use crate::version::{Version, wall_clock};
 use super::announcement::{Announcer, Believed, Bytes, believed};
 use super::{Announcement, By, Details, Entry, Journal, JournalError, Mutation, Outcome};
 
-/// Entries looked at in one pass. What lies behind them waits on disk.
-const PASS: usize = 20_000;
+/// Entries read at a time. What has to be asked about is asked about among the first so many; what speaks for itself is
+/// settled however many wait before it.
+const PASS: usize = 10_000;
 
 /// Questions to the tracker and the ledger at a time: enough to keep up with clients, few beside the tracker's workers.
 const AT_ONCE: usize = 16;
@@ -129,23 +130,33 @@ impl Settler {
     /// # Errors
     /// Only if the journal itself cannot be read or written.
     pub async fn quick_pass(&self) -> Result<Passed, JournalError> {
-        let entries = self.journal.entries(0, PASS).await?;
         let mut passed = Passed::default();
-        let mut blocked: HashSet<&FileName> = HashSet::new();
-        let mut settled = Vec::new();
-        for entry in &entries {
-            let files = entry.mutation.files();
-            let free = files.iter().all(|file| !blocked.contains(*file));
-            match self.at_once(entry) {
-                Some(announcements) if free => settled.push((entry.seq, announcements)),
-                _ => {
-                    passed.to_ask += usize::from(entry.outcome.is_some());
-                    blocked.extend(files);
+        // Names of what waits. It is bounded as the journal itself is, by `journal.max_size`.
+        let mut blocked: HashSet<FileName> = HashSet::new();
+        let mut after = 0;
+        loop {
+            let began = Instant::now();
+            let entries = self.journal.entries(after, PASS).await?;
+            let mut settled = Vec::new();
+            for entry in &entries {
+                let files = entry.mutation.files();
+                let free = files.iter().all(|file| !blocked.contains(*file));
+                match self.at_once(entry) {
+                    Some(announcements) if free => settled.push((entry.seq, announcements)),
+                    _ => {
+                        passed.to_ask += usize::from(entry.outcome.is_some());
+                        blocked.extend(files.into_iter().cloned());
+                    }
                 }
             }
+            passed.settled += self.announce(settled).await?;
+            match entries.last() {
+                Some(last) if entries.len() == PASS => after = last.seq,
+                _ => return Ok(passed),
+            }
+            // So much waits that reading it is work: rest as long as that took.
+            tokio::time::sleep(began.elapsed()).await;
         }
-        passed.settled = self.announce(settled).await?;
-        Ok(passed)
     }
 
     /// Settles what only tracker and ledger can settle, as far as they answer and the quiet times are over.
