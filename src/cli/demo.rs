@@ -1,11 +1,12 @@
 //! `phylactery demo`
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use clap::Args;
 use tokio::sync::broadcast::error::RecvError;
 
+use super::log::TimeOfDay;
 use super::paint::{bad, bytes, faint, good, plain, say, strong, waiting};
 use super::{Failure, runtime, signals};
 use crate::demo::{DOMAIN, Demo, MOST_OFFSET, Site, default_dir, sites};
@@ -92,23 +93,24 @@ fn introduce([first, second]: &[Site; 2]) {
         second.name
     );
     say!();
+    // Not indented, as Python wants it, and within 80 columns.
+    say!("python3 -c '");
+    say!("from pymogilefs.client import Client");
+    say!("client = Client([\"{}\"], \"{DOMAIN}\")", first.proxy);
+    say!("client.store_file(open(\"/etc/hostname\", \"rb\"), \"hello\")'");
+    say!();
     say!(
-        "  python3 -c 'from pymogilefs.client import Client; Client([\"{}\"], \"{DOMAIN}\").store_file(open(\"/etc/hostname\", \"rb\"), \"hello\")'",
-        first.proxy
-    );
-    say!(
-        "  {program} file show {DOMAIN} hello --api http://{}",
+        "{program} file show {DOMAIN} hello --api http://{}",
         second.api
     );
     say!();
-    say!("Ctrl-C stops it. What happens:");
+    say!("Ctrl-C stops it. What happens, in UTC:");
     say!();
 }
 
 /// One readable line for one thing that happened.
 fn tell(event: &Event) {
-    let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
-    let clock = now.get(11..19).unwrap_or_default();
+    let clock = TimeOfDay::now();
     let place = event.datacenter.as_str();
     let (verb, more) = match &event.what {
         What::Stored { size } => (strong("stored".to_owned()), bytes(*size)),
