@@ -169,16 +169,47 @@ fn tell(event: &Event) {
     say!("{}", line.trim_end());
 }
 
-/// A name for people: as it is where it is text.
+/// How much of a name is shown: the line is to fit a terminal.
+const NAME: usize = 40;
+
+/// A name for people: as it is where it is text, and without its middle where it is long.
 fn name(bytes: &[u8]) -> String {
-    plain(&String::from_utf8_lossy(bytes))
+    let whole = plain(&String::from_utf8_lossy(bytes));
+    let length = whole.chars().count();
+    if length <= NAME {
+        return whole;
+    }
+    let half = NAME / 2;
+    let begin: String = whole.chars().take(half - 1).collect();
+    let end: String = whole.chars().skip(length - half).collect();
+    format!("{begin}…{end}")
 }
 
 /// As in "copied in 0.4 s".
 fn seconds(span: Duration) -> String {
     match span.as_secs_f64() {
-        short if short < 0.095 => format!("{short:.2} s"),
+        short if short < 0.095 => format!("{:.2} s", short.max(0.01)),
         some if some < 60.0 => format!("{some:.1} s"),
         _ => humantime::format_duration(Duration::from_secs(span.as_secs())).to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_name_loses_its_middle() {
+        assert_eq!(name(&[b'a'; NAME]), "a".repeat(NAME));
+        let long = name(format!("{}\u{fc}{}", "b".repeat(50), "c".repeat(19)).as_bytes());
+        assert_eq!(long, format!("{}…\u{fc}{}", "b".repeat(19), "c".repeat(19)));
+        assert_eq!(long.chars().count(), NAME);
+    }
+
+    #[test]
+    fn nothing_takes_no_time() {
+        assert_eq!(seconds(Duration::from_micros(20)), "0.01 s");
+        assert_eq!(seconds(Duration::from_millis(400)), "0.4 s");
+        assert_eq!(seconds(Duration::from_secs(90)), "1m 30s");
     }
 }
