@@ -100,6 +100,7 @@ impl Demo {
     /// # Errors
     /// If a port is taken (all that are, are named), another demo runs on the folder, or a part does not start.
     pub async fn start(dir: &Path, sites: &[Site], events: &Events) -> anyhow::Result<Demo> {
+        not_running(dir)?;
         all_free(sites)?;
         let lock = lock(dir)?;
         let mut demo = Demo {
@@ -205,14 +206,32 @@ pub fn default_dir() -> anyhow::Result<PathBuf> {
     }
 }
 
+/// One that does has the ports too; that it runs is the shorter thing to say.
+fn not_running(dir: &Path) -> anyhow::Result<()> {
+    match File::open(dir.join("lock")) {
+        Ok(lock) => try_lock(dir, &lock),
+        Err(_) => Ok(()),
+    }
+}
+
 fn lock(dir: &Path) -> anyhow::Result<File> {
-    let making = || format!("make the folder {}", dir.display());
+    let making = || {
+        format!(
+            "make the folder {} (--dir names another one)",
+            dir.display()
+        )
+    };
     std::fs::create_dir_all(dir).with_context(making)?;
     let lock = File::create(dir.join("lock")).with_context(making)?;
+    try_lock(dir, &lock)?;
+    Ok(lock)
+}
+
+fn try_lock(dir: &Path, lock: &File) -> anyhow::Result<()> {
     match lock.try_lock() {
-        Ok(()) => Ok(lock),
+        Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => bail!(
-            "another demo runs on {}; stop it, or name another folder with --dir",
+            "another demo runs on {}; stop it, or run this one beside it with --dir DIR --port-offset 100",
             dir.display()
         ),
         Err(TryLockError::Error(error)) => Err(error).context("lock the folder"),
@@ -247,7 +266,7 @@ fn all_free(sites: &[Site]) -> anyhow::Result<()> {
         return Ok(());
     }
     bail!(
-        "listen on {}\n  move all ports with --port-offset N",
+        "listen on {}\n  --port-offset 100 moves all ports",
         taken.join("\n  and on ")
     )
 }

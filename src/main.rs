@@ -9,8 +9,12 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(told) => return told,
     };
-    let done =
-        log::start(cli.log.as_deref(), cli.command.default_log()).and_then(|()| cli.command.run());
+    let logging = log::start(
+        cli.log.as_deref(),
+        cli.command.default_log(),
+        cli.command.log_lines(),
+    );
+    let done = logging.and_then(|()| cli.command.run());
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.tell(),

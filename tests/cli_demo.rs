@@ -45,7 +45,7 @@ impl Demo {
             }
         });
         let demo = Demo { child, lines };
-        demo.line_with("What happens:");
+        demo.line_with("What happens");
         demo
     }
 
@@ -64,6 +64,15 @@ impl Demo {
             );
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// The printed lines from one with `first` to one with `last`, as one would copy them.
+    fn lines_from(&self, first: &str, last: &str) -> String {
+        self.line_with(last);
+        let lines = self.lines.lock();
+        let from = lines.iter().position(|line| line.contains(first)).unwrap();
+        let to = lines.iter().position(|line| line.contains(last)).unwrap();
+        lines[from..=to].join("\n")
     }
 
     fn interrupt(mut self) -> Option<i32> {
@@ -118,7 +127,7 @@ fn the_printed_lines_work_and_a_restart_goes_on() {
     for port in [7001, 7002, 7011, 7012, 7511, 7512, 8080, 8081] {
         demo.line_with(&format!("127.0.0.1:{}", port + offset));
     }
-    let store = demo.line_with("pymogilefs.client");
+    let store = demo.lines_from("python3 -c", "store_file");
     let show = demo.line_with("file show demo hello");
     let output = paste(&store);
     assert!(output.status.success(), "{store}: {output:?}");

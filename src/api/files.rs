@@ -112,7 +112,8 @@ pub(super) async fn gaps(
     State(api): Shared,
     query: Result<Query<GapsQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<Value>, Refusal> {
-    let Query(query) = query.map_err(|error| Refusal::Bad(error.body_text()))?;
+    let Query(query) = query
+        .map_err(|_| Refusal::Bad(format!("limit: write a whole number, up to {MOST_GAPS}")))?;
     let limit = query.limit.unwrap_or(GAPS).min(MOST_GAPS);
     let context = &api.context;
     let reading = context

@@ -1,11 +1,12 @@
 //! `phylactery demo`
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use clap::Args;
 use tokio::sync::broadcast::error::RecvError;
 
+use super::log::TimeOfDay;
 use super::paint::{bad, bytes, faint, good, plain, say, strong, waiting};
 use super::{Failure, runtime, signals};
 use crate::demo::{DOMAIN, Demo, MOST_OFFSET, Site, default_dir, sites};
@@ -92,23 +93,24 @@ fn introduce([first, second]: &[Site; 2]) {
         second.name
     );
     say!();
+    // Not indented, as Python wants it, and within 80 columns.
+    say!("python3 -c '");
+    say!("from pymogilefs.client import Client");
+    say!("client = Client([\"{}\"], \"{DOMAIN}\")", first.proxy);
+    say!("client.store_file(open(\"/etc/hostname\", \"rb\"), \"hello\")'");
+    say!();
     say!(
-        "  python3 -c 'from pymogilefs.client import Client; Client([\"{}\"], \"{DOMAIN}\").store_file(open(\"/etc/hostname\", \"rb\"), \"hello\")'",
-        first.proxy
-    );
-    say!(
-        "  {program} file show {DOMAIN} hello --api http://{}",
+        "{program} file show {DOMAIN} hello --api http://{}",
         second.api
     );
     say!();
-    say!("Ctrl-C stops it. What happens:");
+    say!("Ctrl-C stops it. What happens, in UTC:");
     say!();
 }
 
 /// One readable line for one thing that happened.
 fn tell(event: &Event) {
-    let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
-    let clock = now.get(11..19).unwrap_or_default();
+    let clock = TimeOfDay::now();
     let place = event.datacenter.as_str();
     let (verb, more) = match &event.what {
         What::Stored { size } => (strong("stored".to_owned()), bytes(*size)),
@@ -167,16 +169,47 @@ fn tell(event: &Event) {
     say!("{}", line.trim_end());
 }
 
-/// A name for people: as it is where it is text.
+/// How much of a name is shown: the line is to fit a terminal.
+const NAME: usize = 40;
+
+/// A name for people: as it is where it is text, and without its middle where it is long.
 fn name(bytes: &[u8]) -> String {
-    plain(&String::from_utf8_lossy(bytes))
+    let whole = plain(&String::from_utf8_lossy(bytes));
+    let length = whole.chars().count();
+    if length <= NAME {
+        return whole;
+    }
+    let half = NAME / 2;
+    let begin: String = whole.chars().take(half - 1).collect();
+    let end: String = whole.chars().skip(length - half).collect();
+    format!("{begin}…{end}")
 }
 
 /// As in "copied in 0.4 s".
 fn seconds(span: Duration) -> String {
     match span.as_secs_f64() {
-        short if short < 0.095 => format!("{short:.2} s"),
+        short if short < 0.095 => format!("{:.2} s", short.max(0.01)),
         some if some < 60.0 => format!("{some:.1} s"),
         _ => humantime::format_duration(Duration::from_secs(span.as_secs())).to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_name_loses_its_middle() {
+        assert_eq!(name(&[b'a'; NAME]), "a".repeat(NAME));
+        let long = name(format!("{}\u{fc}{}", "b".repeat(50), "c".repeat(19)).as_bytes());
+        assert_eq!(long, format!("{}…\u{fc}{}", "b".repeat(19), "c".repeat(19)));
+        assert_eq!(long.chars().count(), NAME);
+    }
+
+    #[test]
+    fn nothing_takes_no_time() {
+        assert_eq!(seconds(Duration::from_micros(20)), "0.01 s");
+        assert_eq!(seconds(Duration::from_millis(400)), "0.4 s");
+        assert_eq!(seconds(Duration::from_secs(90)), "1m 30s");
     }
 }

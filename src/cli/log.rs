@@ -1,8 +1,11 @@
 //! The log: one short line a fact, on stderr.
 
+use std::fmt;
 use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
 
 use super::Failure;
 
@@ -10,7 +13,7 @@ use super::Failure;
 ///
 /// # Errors
 /// If the level is none.
-pub fn start(level: Option<&str>, default: &str) -> Result<(), Failure> {
+pub fn start(level: Option<&str>, default: &str, lines: Lines) -> Result<(), Failure> {
     let variable = std::env::var("RUST_LOG")
         .ok()
         .filter(|text| !text.is_empty());
@@ -25,11 +28,39 @@ pub fn start(level: Option<&str>, default: &str) -> Result<(), Failure> {
         ))
     })?;
     let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    tracing_subscriber::fmt()
+    let log = tracing_subscriber::fmt()
         .compact()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(wanted && std::io::stderr().is_terminal())
-        .init();
+        .with_ansi(wanted && std::io::stderr().is_terminal());
+    match lines {
+        Lines::OfAService => log.init(),
+        Lines::AmongOthers => log.with_timer(TimeOfDay).with_target(false).init(),
+    }
     Ok(())
+}
+
+/// How a line looks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lines {
+    /// Read later, perhaps by a program: the whole time, and which part of the program speaks.
+    OfAService,
+    /// Read at once, between what is printed for people: as short as that.
+    AmongOthers,
+}
+
+/// The time of day in UTC, as in 09:35:01.
+pub(super) struct TimeOfDay;
+
+impl TimeOfDay {
+    pub(super) fn now() -> String {
+        let now = humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string();
+        now.get(11..19).unwrap_or_default().to_owned()
+    }
+}
+
+impl FormatTime for TimeOfDay {
+    fn format_time(&self, to: &mut Writer<'_>) -> fmt::Result {
+        to.write_str(&TimeOfDay::now())
+    }
 }

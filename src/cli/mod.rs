@@ -137,6 +137,14 @@ impl Command {
         }
     }
 
+    /// Whom its log is for.
+    pub fn log_lines(&self) -> log::Lines {
+        match self {
+            Command::Demo(_) => log::Lines::AmongOthers,
+            _ => log::Lines::OfAService,
+        }
+    }
+
     /// Does it.
     pub fn run(self) -> Result<(), Failure> {
         match self {

@@ -47,26 +47,54 @@ fn journal(journal: &Value) -> String {
     )
 }
 
-/// Whatever a part says of itself: a line for each of its workers, and for each of its figures.
+/// How wide a line of figures becomes: with its name in front it stays within 80 columns.
+const FIGURES: usize = 66;
+
+/// Whatever a part says of itself: a line for each of its workers and for each tracker that is left out, then its figures.
 fn part(name: &str, said: &Value) {
     let mut name = name;
     let mut line = |text: String| row(std::mem::take(&mut name), text);
-    for worker in said["workers"].as_array().into_iter().flatten() {
+    let list = |of: &'static str| said[of].as_array().into_iter().flatten();
+    for worker in list("workers") {
         line(describe_worker(worker));
+        if let Some(trouble) = trouble_of(worker) {
+            line(format!("  {trouble}"));
+        }
     }
+    for tracker in list("trackers").filter(|tracker| tracker["up"] == false) {
+        let why = tracker["last_error"].as_str().map(plain);
+        let why = why.unwrap_or_else(|| "it does not answer".to_owned());
+        let text = format!("tracker {} is left out: {why}", text(&tracker["name"]));
+        line(bad(text).to_string());
+    }
+    let mut figures: Vec<(String, String)> = Vec::new();
     for (member, value) in said.as_object().into_iter().flatten() {
         let value = match value {
             // A time among the counts.
             Value::Number(_) if member == "caught_up" => time(value),
             Value::Number(number) => number.as_u64().map_or(number.to_string(), grouped),
             Value::String(_) | Value::Bool(_) => text(value),
-            // Lists and objects are for --json.
+            // Lists and objects have been told above, or are for --json.
             Value::Array(_) | Value::Object(_) | Value::Null => continue,
         };
-        line(format!(
-            "{} {value}",
-            faint(plain(&member.replace('_', " ")))
-        ));
+        figures.push((plain(&member.replace('_', " ")), value));
+    }
+    let (mut told, mut width) = (String::new(), 0);
+    for (what, value) in figures {
+        let more = what.len() + 1 + value.len();
+        if width > 0 && width + 2 + more > FIGURES {
+            line(std::mem::take(&mut told));
+            width = 0;
+        }
+        if width > 0 {
+            told.push_str(", ");
+            width += 2;
+        }
+        told.push_str(&format!("{} {value}", faint(what)));
+        width += more;
+    }
+    if width > 0 {
+        line(told);
     }
 }
 
@@ -75,15 +103,34 @@ fn describe_worker(worker: &Value) -> String {
     let mut said = format!(
         "{} {}, {} done, {} failed",
         strong(text(&worker["name"])),
-        text(&worker["state"]),
+        text(&worker["state"]).replace('_', " "),
         figure("done"),
         figure("failed")
     );
-    let last_error = &worker["last_error"];
-    if let Some(why) = last_error["error"].as_str() {
-        said.push_str(&format!("; {}", bad(plain(why))));
+    let progress = &worker["progress"];
+    let streams = progress["tail"].as_object().into_iter().flatten();
+    let behind: u64 = streams.filter_map(|(_, at)| at["behind"].as_u64()).sum();
+    if behind > 0 {
+        said.push_str(&format!(", {} changes behind", waiting(grouped(behind))));
+    }
+    if let (Some(percent), true) = (
+        progress["scan"]["percent"].as_f64(),
+        progress["scan"]["began"].is_number(),
+    ) {
+        said.push_str(&format!(", at {percent:.0} %"));
     }
     said
+}
+
+/// The last thing that failed, with its time: it may be over long ago.
+fn trouble_of(worker: &Value) -> Option<String> {
+    let last_error = &worker["last_error"];
+    let why = plain(last_error["error"].as_str()?);
+    let at = time(&last_error["at"]);
+    Some(match worker["state"].as_str() {
+        Some("waiting_for_ledger") => bad(why).to_string(),
+        _ => faint(format!("last trouble at {at}: {why}")).to_string(),
+    })
 }
 
 pub(super) fn file(answer: &Value) {
