@@ -190,7 +190,7 @@ async fn one_run(seed: u64) {
     let model = Model::default();
     let locks = KeyLocks::default();
     let ledger: Arc<dyn Ledger> =
-        Arc::new(EmbeddedLedger::open(&home.path().join("ledger.db")).expect("the ledger opens"));
+        Arc::new(EmbeddedLedger::open(home.path().join("ledger.db")).expect("the ledger opens"));
     let keys: Vec<FileName> = (0..4)
         .map(|n| FileName::from_bytes(b"d", format!("k{n}").as_bytes()))
         .collect();

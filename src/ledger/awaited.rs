@@ -170,11 +170,10 @@ mod tests {
     async fn a_ledger_that_comes_late_is_used_when_it_comes() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger.db");
-        let hold = Arc::new(std::sync::Mutex::new(()));
-        let held = Arc::clone(&hold);
-        let guard = hold.lock().unwrap();
+        let (open_the_gate, gate) = std::sync::mpsc::channel::<()>();
+        let gate = Arc::new(parking_lot::Mutex::new(gate));
         let opening = open("the late one".to_owned(), move || {
-            let _gate = held.lock();
+            let _opened = gate.lock().recv();
             EmbeddedLedger::open(&path).map(|l| Arc::new(l) as Arc<dyn Ledger>)
         });
         let Ok(ledger) = opening.await else {
@@ -189,7 +188,7 @@ mod tests {
                 .contains("not open yet")
         );
         assert!(ledger.describe().contains("not open yet"));
-        drop(guard);
+        drop(open_the_gate);
         while ledger.nodes().await.is_err() {
             ledger.wait_for_news(Duration::from_secs(5)).await;
         }
