@@ -1,14 +1,15 @@
 //! The lock of a key, which proxy and repair share. Its guard is the permission to change the key.
 //!
 //! Always true: mutations of one key through one process reach the tracker one after the other, so that
-//! versions follow the tracker's order; two keys are locked in sorted order, so nobody waits in a circle;
+//! versions follow the tracker's order, unless one is not answered for long: then the next goes out beside it, and whoever
+//! was passed knows ([`KeyGuard::was_passed`]); two keys are locked in sorted order, so nobody waits in a circle;
 //! a client never waits longer than the limit it gives, and repair, which asks with
 //! [`KeyLocks::try_lock`] and looks at [`KeyGuard::wanted`], never waits at all.
 //! Left open: several processes of one datacenter. [`KeyLocks`] is the one place that will know of them.
 //! Killed in the middle: locks are memory; the journal's intents tell what was under way.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -28,6 +29,8 @@ struct Slot {
     users: AtomicUsize,
     /// Waiters of [`KeyLocks::lock`].
     waiting: AtomicUsize,
+    /// Guards ever given.
+    turns: AtomicU64,
 }
 
 /// The permission to change the files it names. Released when dropped.
@@ -39,6 +42,19 @@ struct Held {
     /// `None` when the limit passed first: the caller goes on beside whoever holds the lock.
     _permit: Option<OwnedMutexGuard<()>>,
     user: User,
+    /// The slot's `turns` when this one was given.
+    turn: u64,
+}
+
+impl Held {
+    fn begin(permit: Option<OwnedMutexGuard<()>>, user: User) -> Self {
+        let turn = user.slot.turns.fetch_add(1, Ordering::AcqRel) + 1;
+        Self {
+            _permit: permit,
+            user,
+            turn,
+        }
+    }
 }
 
 /// One user of a slot; takes the slot out of the map when it was the last.
@@ -66,10 +82,7 @@ impl KeyLocks {
                     permit
                 }
             };
-            held.push(Held {
-                _permit: permit,
-                user,
-            });
+            held.push(Held::begin(permit, user));
         }
         KeyGuard { held }
     }
@@ -80,10 +93,7 @@ impl KeyLocks {
         for file in sorted(files) {
             let user = self.user(file);
             let permit = Arc::clone(&user.slot.mutex).try_lock_owned().ok()?;
-            held.push(Held {
-                _permit: Some(permit),
-                user,
-            });
+            held.push(Held::begin(Some(permit), user));
         }
         Some(KeyGuard { held })
     }
@@ -99,6 +109,7 @@ impl KeyLocks {
                 mutex: Arc::new(Mutex::new(())),
                 users: AtomicUsize::new(0),
                 waiting: AtomicUsize::new(0),
+                turns: AtomicU64::new(0),
             })
         });
         // Counted while the map's entry is held, so that nobody removes the slot in between.
@@ -139,6 +150,14 @@ impl KeyGuard {
     /// Whether a key was taken though somebody else still holds it, because the limit had passed.
     pub fn overran(&self) -> bool {
         self.held.iter().any(|held| held._permit.is_none())
+    }
+
+    /// Whether somebody else has begun on one of these keys meanwhile, because a limit had passed: then nobody can
+    /// tell from the answers which of the two came last.
+    pub fn was_passed(&self) -> bool {
+        self.held
+            .iter()
+            .any(|held| held.user.slot.turns.load(Ordering::Acquire) != held.turn)
     }
 
     /// Whether a client waits for one of these keys: repair then gives way.
@@ -193,9 +212,15 @@ mod tests {
         while !repair.wanted() {
             tokio::task::yield_now().await;
         }
-        assert!(client.await.expect("no panic").overran());
-        assert!(!repair.wanted());
+        assert!(!repair.was_passed());
+        let client = client.await.expect("no panic");
+        assert!(client.overran() && !client.was_passed());
+        assert!(!repair.wanted() && repair.was_passed());
         drop(repair);
+        // The next one has the lock to itself, and yet is beside the client that never had it.
+        let next = locks.try_lock(&[&a]).expect("free");
+        assert!(client.was_passed() && !next.overran() && !next.was_passed());
+        drop((client, next));
         assert_eq!(locks.in_use(), 0);
     }
 }

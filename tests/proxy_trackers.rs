@@ -426,6 +426,30 @@ async fn mutations_of_one_key_go_one_after_the_other_but_not_for_ever() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_comes_after_the_next_one_went_out_says_nothing_about_the_order() {
+    let tracker = FakeTracker::start(|line| {
+        let mut acts = friendly(line);
+        if line.contains("first") {
+            acts.insert(0, Act::Wait(Duration::from_secs(2)));
+        }
+        acts
+    })
+    .await;
+    let rig = rig(&[&tracker], |config| {
+        config.lock_wait = Duration::from_millis(200)
+    });
+    let mut first = rig.client().await;
+    first.send("delete domain=d&key=k&callid=first\r\n").await;
+    until("the first is under way", || tracker.saw("first") == 1).await;
+    let mut second = rig.client().await;
+    let answer = second.ask("delete domain=d&key=k&callid=second").await;
+    assert_eq!(answer, "OK callid=second\r\n");
+    assert_eq!(first.line().await, "OK callid=first\r\n");
+    let outcomes: Vec<_> = rig.settled(2).await.iter().map(|e| e.outcome).collect();
+    assert_eq!(outcomes, [Some(Outcome::Lost), Some(Outcome::Happened)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn many_clients_share_few_tracker_connections() {
     let tracker = FakeTracker::start(|line| {
         let mut acts = friendly(line);

@@ -424,3 +424,70 @@ async fn the_ledger_ends_with_what_the_tracker_holds() {
         })
         .await;
 }
+
+/// A tracker that stands still for longer than a lock is waited for may carry out two uploads in either order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_that_was_closed_after_a_newer_one_is_the_newest() {
+    let class = Class::default_class();
+    for closed_last in [Fid(1), Fid(2)] {
+        for second_deletes in [false, true] {
+            let home = tempfile::tempdir().expect("a folder");
+            let model = Model::default();
+            let locks = KeyLocks::default();
+            let ledger: Arc<dyn Ledger> = Arc::new(
+                EmbeddedLedger::open(&home.path().join("ledger.db")).expect("the ledger opens"),
+            );
+            let journal = home.path().join("journal");
+            let site = Site::open(&journal, Arc::clone(&ledger), &model, true);
+            let file = FileName::from_bytes(b"d", b"k");
+            let put = |fid| Mutation::Put {
+                file: file.clone(),
+                fid: Some(fid),
+                details: Details {
+                    class: Some(class.clone()),
+                    size: Some(SIZE),
+                    checksum: None,
+                },
+            };
+            let first = put(Fid(1));
+            let second = if second_deletes {
+                Mutation::Delete { file: file.clone() }
+            } else {
+                put(Fid(2))
+            };
+            let guard = locks.lock(&[&file], LOCK_WAIT).await;
+            let intended = site.journal.intend(&guard, By::Client, first.clone());
+            let first_intent = intended.await.expect("written");
+            let beside = locks.lock(&[&file], Duration::ZERO).await;
+            assert!(guard.was_passed());
+            let intended = site.journal.intend(&beside, By::Client, second.clone());
+            let second_intent = intended.await.expect("written");
+            let newest = second_intent.version();
+            let order = if closed_last == Fid(1) {
+                [&second, &first]
+            } else {
+                [&first, &second]
+            };
+            for mutation in order {
+                model.0.lock().execute(mutation, &class);
+            }
+            second_intent.outcome(Outcome::Happened);
+            first_intent.outcome(Outcome::Lost);
+            drop((guard, beside));
+            while site.journal.depth().entries > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            let record = ledger.read(&file, Strength::Global).await.expect("read");
+            let held = model.0.lock().files.get(&file).map(|(fid, _)| *fid);
+            let replica = record.replicas.get(&us()).and_then(|r| r.held.as_ref());
+            assert_eq!(replica.map(|held| held.fid), held, "{closed_last:?}");
+            let head = record.head.expect("a head");
+            assert!(head.version >= newest);
+            match head.op {
+                Op::Put(put) => assert_eq!(Some(put.fid), held),
+                Op::Delete { .. } => assert_eq!(None, held),
+            }
+            site.close().await;
+        }
+    }
+}

@@ -278,6 +278,13 @@ impl Settler {
                 .await?
                 .is_none_or(|believed| believed.held.fid != fid)
         {
+            if row.file == *file
+                && let Some(last) = later.last_replaced(file)
+                && !later.names(file, fid)
+            {
+                // What was decided later is not there, and this is: it was closed after that.
+                return Ok(vec![self.closed_late(entry, last, file, &row)]);
+            }
             return Ok(vec![self.put_of(entry, file, &row)]);
         }
         if let Some(covered) = self.covered(entry, later, file).await? {
@@ -490,12 +497,19 @@ impl Settler {
             (_, Some(row), Mutation::Put { fid: Some(fid), .. })
                 if row.fid == *fid && !later.names(file, *fid) =>
             {
-                tracing::warn!(%file, "an upload without an answer was closed late, over a newer change");
-                let bytes = self.bytes_of(self.announcer.content_of(entry.version, &entry.by), row);
-                vec![self.announcer.put(version, &By::Client, file, &bytes)]
+                vec![self.closed_late(entry, last, file, row)]
             }
             _ => Vec::new(),
         }))
+    }
+
+    /// An upload that is under its key, though a later mutation of the key has happened as well.
+    fn closed_late(&self, entry: &Entry, last: &Entry, file: &FileName, row: &Row) -> Announcement {
+        tracing::warn!(%file, "an upload was closed late, over a newer change");
+        let content = self.announcer.content_of(entry.version, &entry.by);
+        let bytes = self.bytes_of(content, row);
+        let version = last.version.next();
+        self.announcer.put(version, &By::Client, file, &bytes)
     }
 
     /// What to say of a key where the tracker's state does not show that this intent was carried out.
@@ -688,6 +702,16 @@ impl Later<'_> {
             entry.outcome == Some(Outcome::Happened)
                 && !matches!(entry.mutation, Mutation::SetClass { .. })
                 && entry.mutation.files().contains(&file)
+        })
+    }
+
+    /// The last one that has decided what is under the key, if what was there before cannot be there since.
+    fn last_replaced(&self, file: &FileName) -> Option<&Entry> {
+        self.last_decided(file).filter(|last| {
+            matches!(
+                last.mutation,
+                Mutation::Put { .. } | Mutation::Delete { .. }
+            )
         })
     }
 

@@ -81,6 +81,12 @@ impl Begun<'_> {
     }
 
     fn end(self, outcome: Outcome) {
+        // An OK that comes after the next mutation of the key went out says that it happened, not in which order: the
+        // tracker has to be asked what it holds.
+        let outcome = match outcome {
+            Outcome::Happened | Outcome::Doubtful if self.guard.was_passed() => Outcome::Lost,
+            outcome => outcome,
+        };
         if outcome == Outcome::Happened
             && let Some(fid) = self.upload
         {

@@ -55,7 +55,7 @@ impl Reconciler {
         pass(failpoint::REMOVE_INTENT);
         let answer = self.local.delete(&view.file).await;
         pass(failpoint::REMOVE_DONE);
-        settle(intent, answer)?;
+        settle(intent, &permit, answer)?;
         drop(permit);
         self.tell(&view.file, What::Removed);
         Ok(Did::Removed)
@@ -87,7 +87,7 @@ impl Reconciler {
         pass(failpoint::REMOVE_INTENT);
         let answer = self.local.rename(&from.file, &to.file.key).await;
         pass(failpoint::REMOVE_DONE);
-        settle(intent, answer)?;
+        settle(intent, &permit, answer)?;
         drop(permit);
         self.tell(
             &from.file,
@@ -128,7 +128,7 @@ impl Reconciler {
         let missing = answer
             .as_ref()
             .is_err_and(|error| error.is_code("class_not_found"));
-        let settled = settle(intent, answer);
+        let settled = settle(intent, &permit, answer);
         drop(permit);
         if missing && self.config.create_domains {
             self.make_domain_as_elsewhere(&view.record, &view.file.domain)
@@ -231,12 +231,25 @@ fn give_way() -> NotDone {
 }
 
 /// Tells the journal what became of an intent.
-pub(super) fn settle(intent: Intent, answer: Result<(), TrackerError>) -> Result<(), NotDone> {
+pub(super) fn settle(
+    intent: Intent,
+    permit: &Permit,
+    answer: Result<(), TrackerError>,
+) -> Result<(), NotDone> {
+    // A client went on beside it: nobody can tell from the answers which of the two came last.
+    let was_passed = permit.guard.was_passed();
     let Err(error) = answer else {
+        if was_passed {
+            intent.outcome(Outcome::Lost);
+            return Err(NotDone::Later("a client changed it meanwhile".into()));
+        }
         intent.outcome(Outcome::Happened);
         return Ok(());
     };
-    let outcome = error.outcome();
+    let outcome = match error.outcome() {
+        Outcome::Doubtful if was_passed => Outcome::Lost,
+        outcome => outcome,
+    };
     intent.outcome(outcome);
     Err(match outcome {
         Outcome::DidNotHappen => NotDone::Failed(error.to_string()),

@@ -400,7 +400,7 @@ impl Reconciler {
         let still_open = answer
             .as_ref()
             .is_err_and(|error| error.is_code("bogus_args"));
-        let settled = settle(intent, answer);
+        let settled = settle(intent, &permit, answer);
         pass(failpoint::COPY_OUTCOME);
         drop(permit);
         if still_open {
