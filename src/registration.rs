@@ -78,10 +78,13 @@ impl Registration {
             return Ok(());
         };
         let depth = self.journal.depth();
+        // A journal that cannot be read has been told of where it is written.
+        let delivered = self.journal.delivered_number().await.unwrap_or_default();
         self.ledger
             .set_node(&NodeRecord {
                 stream: self.journal.stream().clone(),
                 last_number: self.journal.last_number(),
+                delivered,
                 oldest_undelivered: depth.oldest,
                 oldest_open: depth.oldest_open,
                 clock_mark: self.journal.clock().mark(),

@@ -2,7 +2,11 @@
 //!
 //! Always true: a [`Clock`] hands out each version once and in growing order, also over restarts,
 //! because the journal keeps its mark. A received version beyond [`MAX_AHEAD`] never moves the shared
-//! clock: one clock that is far ahead must not poison everybody's.
+//! clock, only the next version of its own key: one clock that is far ahead must not poison everybody's.
+//!
+//! Should this clock itself be found too far ahead (its machine once had a wrong time, or time was set back), its mutations
+//! are still stamped, since their order counts and clients are waiting; the journal holds them, with an
+//! alarm, and the ledger hears of them when the wall clock has come within the bound. Nothing else is stamped meanwhile.
 
 use std::fmt;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -35,7 +39,7 @@ impl fmt::Display for Version {
     }
 }
 
-/// How far above the wall clock anything is stamped. Machines that keep time at all are within
+/// How far above the wall clock anything may be that others shall hear of. Machines that keep time at all are within
 /// a second; an hour leaves room for a bad day and is still no harm to others.
 pub const MAX_AHEAD: Duration = Duration::from_secs(3600);
 
@@ -47,6 +51,11 @@ pub fn wall_clock() -> Version {
     Version(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }
 
+/// The last version that is not too far ahead at this moment.
+pub fn bound() -> Version {
+    Version(wall_clock().0.saturating_add(MAX_AHEAD.as_micros() as i64))
+}
+
 /// The clock of one process.
 #[derive(Debug)]
 pub struct Clock {
@@ -56,7 +65,7 @@ pub struct Clock {
 /// The clock would have to stamp too far above the wall clock.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 #[error(
-    "the clock of this datacenter is {} s ahead of this machine's; nothing is stamped until they meet (check NTP)",
+    "the clock of this datacenter is {} s ahead of this machine's; it says nothing to the ledger until they meet (check NTP)",
     ahead.as_secs()
 )]
 pub struct ClockAhead {
@@ -77,47 +86,50 @@ impl Clock {
     /// # Errors
     /// If that is more than [`MAX_AHEAD`] above the wall clock.
     pub fn stamp(&self) -> Result<Version, ClockAhead> {
-        self.stamp_above(Version(i64::MIN))
+        if let Some(ahead) = self.ahead() {
+            return Err(ClockAhead { ahead });
+        }
+        Ok(Version(self.advance(i64::MIN)))
     }
 
-    /// As [`Self::stamp`], and above `floor`: the newest version known of the key in question, which may
-    /// lie beyond what the shared clock accepts.
+    /// A new version for a mutation, and above `floor`: the newest version known of the keys in question.
     ///
-    /// # Errors
-    /// As for [`Self::stamp`]. A floor beyond the bound is stamped one above itself, since refusing would
-    /// leave the key unwritable, and leaves the shared clock where it was.
-    pub fn stamp_above(&self, floor: Version) -> Result<Version, ClockAhead> {
+    /// A floor beyond the bound leaves the shared clock where it is: the version is then just above the floor, at most a
+    /// second, and ends in the six digits of a version of the shared clock, so that two keys do not share it.
+    pub fn stamp_above(&self, floor: Version) -> Version {
+        let within = if floor > bound() { i64::MIN } else { floor.0 };
+        let own = self.advance(within);
+        if own > floor.0 {
+            return Version(own);
+        }
+        let digits = own.wrapping_sub(floor.0).wrapping_sub(1);
+        Version(floor.next().0.saturating_add(digits.rem_euclid(1_000_000)))
+    }
+
+    /// Moves the last version on, above `floor` and to the wall clock at least.
+    fn advance(&self, floor: i64) -> i64 {
         let wall = wall_clock().0;
-        let bound = wall.saturating_add(MAX_AHEAD.as_micros() as i64);
-        if floor.0 >= bound {
-            return Ok(floor.next());
-        }
-        let mut last = self.last.load(Ordering::Relaxed);
-        loop {
-            let next = last.max(floor.0).saturating_add(1).max(wall);
-            if next > bound {
-                return Err(ClockAhead {
-                    ahead: Duration::from_micros((next - wall) as u64),
-                });
-            }
-            match self
-                .last
-                .compare_exchange_weak(last, next, Ordering::AcqRel, Ordering::Relaxed)
-            {
-                Ok(_) => return Ok(Version(next)),
-                Err(now) => last = now,
-            }
-        }
+        let next = |last: i64| last.max(floor).saturating_add(1).max(wall);
+        let last = self
+            .last
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |last| Some(next(last)));
+        next(last.unwrap_or_else(|last| last))
     }
 
     /// Moves above a version seen elsewhere, unless it lies beyond the bound. True if it was accepted.
     pub fn observe(&self, seen: Version) -> bool {
-        let bound = wall_clock().0.saturating_add(MAX_AHEAD.as_micros() as i64);
-        if seen.0 > bound {
-            return false;
+        let accepted = seen <= bound();
+        if accepted {
+            self.last.fetch_max(seen.0, Ordering::AcqRel);
         }
-        self.last.fetch_max(seen.0, Ordering::AcqRel);
-        true
+        accepted
+    }
+
+    /// By how much the clock is ahead of the wall clock, if that is more than [`MAX_AHEAD`].
+    pub fn ahead(&self) -> Option<Duration> {
+        let ahead = self.mark().0.saturating_sub(wall_clock().0);
+        let ahead = Duration::from_micros(u64::try_from(ahead).unwrap_or_default());
+        (ahead >= MAX_AHEAD).then_some(ahead)
     }
 
     /// The last version handed out or accepted.
@@ -144,7 +156,11 @@ mod tests {
         let clock = Clock::new(Version(0));
         let far = Version(wall_clock().0 + 2 * MAX_AHEAD.as_micros() as i64);
         assert!(!clock.observe(far));
-        assert_eq!(clock.stamp_above(far).unwrap(), far.next());
+        let (one, other) = (clock.stamp_above(far), clock.stamp_above(far));
+        for above in [one, other] {
+            assert!(above > far && above.0 <= far.0 + 1_000_000, "{above}");
+        }
+        assert_ne!(one, other, "two keys, one version");
         assert!(
             clock.stamp().unwrap() < far,
             "the shared clock was poisoned"
@@ -152,8 +168,13 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_far_ahead_refuses_to_stamp() {
-        let clock = Clock::new(Version(wall_clock().0 + 2 * MAX_AHEAD.as_micros() as i64));
+    fn a_mark_far_ahead_stamps_mutations_only() {
+        let mark = Version(wall_clock().0 + 2 * MAX_AHEAD.as_micros() as i64);
+        let clock = Clock::new(mark);
         assert!(clock.stamp().unwrap_err().ahead > MAX_AHEAD);
+        assert_eq!(clock.stamp_above(Version(0)), mark.next());
+        let further = Version(mark.0 + 3_000_000);
+        assert!(clock.stamp_above(further) > further);
+        assert!(clock.mark() < further);
     }
 }

@@ -5,6 +5,7 @@
 mod repair_sites;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use phylactery::journal::{By, Mutation, Outcome};
@@ -111,6 +112,7 @@ async fn a_change_whose_head_has_not_come_is_not_taken_for_done() {
     tx.kill().await;
     tx.start(Some(repair_config()));
     let parked = tx.parks("k", &format!("{newer}")).await;
+    assert_eq!(parked.expected.head, Some(newer));
     until("another try", async || match tx.gap("k").await {
         Some(gap) if gap.attempts > parked.attempts => Ok(()),
         other => Err(format!("{other:?}")),
@@ -122,6 +124,108 @@ async fn a_change_whose_head_has_not_come_is_not_taken_for_done() {
     tx.comes("k", b"newer").await;
     tx.no_gaps().await;
     assert_eq!(ledger.count_gaps(&tx.name).await.unwrap(), 0);
+}
+
+/// Forgets changes, as the ledger does after its time to live.
+fn expire(home: &TempDir, numbers: std::ops::RangeInclusive<u64>) {
+    let db = rusqlite::Connection::open(home.path().join("ledger.db")).unwrap();
+    db.busy_timeout(Duration::from_secs(5)).unwrap();
+    let gone = db.execute(
+        "DELETE FROM changes WHERE number BETWEEN ?1 AND ?2",
+        [*numbers.start() as i64, *numbers.end() as i64],
+    );
+    assert_eq!(gone.unwrap() as u64, numbers.end() - numbers.start() + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_behind_the_log_scans_all_files() {
+    let (home, _ledger, ma, mut tx) = played_and_real().await;
+    let says_delivered = async |number| {
+        ma.delivered.store(number, Ordering::SeqCst);
+        ma.beat().await;
+    };
+    put(&ma, "first", 1).await;
+    ma.passed_by(&tx).await;
+    is_caught_up(&ma, &tx).await;
+    tx.stop().await;
+
+    for n in 2..=6 {
+        put(&ma, &format!("gone {n}"), n).await;
+    }
+    put(&ma, "seven", 7).await;
+    expire(&home, 2..=6);
+    fail::cfg("tail::lost_at_once", "return").unwrap();
+    // What may still be on its way is waited for.
+    says_delivered(1).await;
+    tx.start(Some(repair_config()));
+    tx.comes("seven", b"seven").await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(ma.cursor_of(&tx).await, 1);
+    assert_eq!(tx.repair().caught_up(), None);
+    assert!(tx.read("gone 2").await.is_none());
+    // What the ledger had is gone.
+    says_delivered(7).await;
+    ma.passed_by(&tx).await;
+    for n in 2..=6 {
+        tx.comes(&format!("gone {n}"), format!("gone {n}").as_bytes())
+            .await;
+    }
+    is_caught_up(&ma, &tx).await;
+    tx.stop().await;
+
+    // All that there was; and then a gap that is wider than a reader's reach.
+    put(&ma, "eight", 8).await;
+    expire(&home, 8..=8);
+    says_delivered(8).await;
+    tx.start(Some(repair_config()));
+    ma.passed_by(&tx).await;
+    tx.comes("eight", b"eight").await;
+    tx.stop().await;
+    ma.serve("nine", 9, Http::Good(b"nine".to_vec()));
+    let revision = ma.revision(wall_clock(), 9, 4, None);
+    ma.write("nine", &revision, 9).await;
+    for _ in 0..50_000 {
+        ma.skip();
+    }
+    put(&ma, "last", 10).await;
+    says_delivered(ma.last_number()).await;
+    tx.start(Some(repair_config()));
+    ma.passed_by(&tx).await;
+    fail::remove("tail::lost_at_once");
+    tx.comes("nine", b"nine").await;
+    tx.comes("last", b"last").await;
+}
+
+async fn is_caught_up(ma: &Played, tx: &Site) {
+    until("caught up", async || {
+        ma.beat().await;
+        let status = || format!("{:?}", tx.repair().status());
+        tx.repair().caught_up().ok_or_else(status)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn repair_waits_quietly_until_the_ledger_knows_its_datacenter() {
+    let home = tempfile::tempdir().unwrap();
+    let ledger = Flaky::open(home.path());
+    let ma = Played::new("ma01", &ledger).await;
+    let mut tx = Site::unregistered("tx01", home.path(), &ledger, Some("photos")).await;
+    put(&ma, "k", 1).await;
+    tx.start(Some(repair_config()));
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    for worker in tx.repair().status().workers {
+        assert_eq!(worker.state, State::Idle, "{worker:?}");
+        assert!(worker.last_error.is_none(), "{worker:?}");
+    }
+    assert_eq!(ma.cursor_of(&tx).await, 0);
+    tx.register(true).await;
+    tx.comes("k", b"k").await;
+    tx.stop().await;
+    // And it can be stopped while it waits.
+    let mut ny = Site::unregistered("ny01", home.path(), &ledger, Some("photos")).await;
+    ny.start(Some(repair_config()));
+    ny.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -378,6 +378,61 @@ async fn a_client_overwrites_what_arrived_from_a_clock_ahead() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_clock_two_hours_ahead_moves_its_keys_and_nothing_else() {
+    let (home, ledger, ma, mut tx) = played_and_real().await;
+    let mut ny = Site::new("ny01", home.path(), &ledger).await;
+    ny.start(Some(repair_config()));
+    let ahead = Version(wall_clock().0 + 7_200_000_000);
+    ma.serve("k", 5, Http::Good(b"from the future".to_vec()));
+    let revision = ma.revision(ahead, 5, 15, None);
+    ma.write("k", &revision, 5).await;
+    ma.change("k", ahead).await;
+    // Put and deleted there before it came here.
+    let mut gone = ma.revision(Version(ahead.0 + 5), 6, 5, None);
+    gone.op = phylactery::file::Op::Delete { renamed_to: None };
+    let write = FileWrite {
+        head: Some(gone.clone()),
+        ..FileWrite::default()
+    };
+    ledger
+        .write(&file("gone"), &write, Strength::Local)
+        .await
+        .unwrap();
+    ma.change("gone", gone.version).await;
+    for site in [&tx, &ny] {
+        site.comes("k", b"from the future").await;
+        ma.passed_by(site).await;
+    }
+
+    tx.kill().await;
+    tx.start(Some(repair_config()));
+    for (key, body) in [
+        ("k", "by a client"),
+        ("k", "and again"),
+        ("gone", "is back"),
+    ] {
+        tx.put(key, None, body.as_bytes()).await;
+        for site in [&tx, &ny] {
+            site.comes(key, body.as_bytes()).await;
+        }
+    }
+    // The other way round, after what came back is above what went.
+    ny.set_class("gone", "default").await;
+    ny.put("k", None, b"the last word").await;
+    for site in [&tx, &ny] {
+        site.comes("k", b"the last word").await;
+        site.no_gaps().await;
+    }
+    for site in [&tx, &ny] {
+        let journal = &site.running().journal;
+        assert!(journal.clock().mark() < ahead, "the clock was poisoned");
+        site.put("other", None, b"at our time").await;
+        let record = ledger.read(&file("other"), Strength::Local).await.unwrap();
+        assert!(record.head.is_none_or(|head| head.version < ahead));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bytes_that_two_keys_should_have_are_copied_from_here_not_renamed() {
     let (_home, ledger, ma, tx) = played_and_real().await;
     ma.serve("k", 5, Http::Good(b"bytes".to_vec()));

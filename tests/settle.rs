@@ -20,7 +20,7 @@ use phylactery::journal::{By, Details, Journal, Mutation, Outcome};
 use phylactery::ledger::embedded::EmbeddedLedger;
 use phylactery::ledger::{Ledger, Strength};
 use phylactery::locks::KeyLocks;
-use phylactery::version::Version;
+use phylactery::version::{MAX_AHEAD, Version, wall_clock};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio_util::sync::CancellationToken;
@@ -435,7 +435,7 @@ async fn an_upload_that_was_closed_after_a_newer_one_is_the_newest() {
             let model = Model::default();
             let locks = KeyLocks::default();
             let ledger: Arc<dyn Ledger> = Arc::new(
-                EmbeddedLedger::open(&home.path().join("ledger.db")).expect("the ledger opens"),
+                EmbeddedLedger::open(home.path().join("ledger.db")).expect("the ledger opens"),
             );
             let journal = home.path().join("journal");
             let site = Site::open(&journal, Arc::clone(&ledger), &model, true);
@@ -490,4 +490,71 @@ async fn an_upload_that_was_closed_after_a_newer_one_is_the_newest() {
             site.close().await;
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_stamped_too_far_ahead_waits_and_clients_do_not() {
+    let home = tempfile::tempdir().expect("a folder");
+    let folder = home.path().join("journal");
+    let model = Model::default();
+    let ledger: Arc<dyn Ledger> =
+        Arc::new(EmbeddedLedger::open(home.path().join("ledger.db")).expect("the ledger opens"));
+    let site = Site::open(&folder, Arc::clone(&ledger), &model, false);
+    site.journal.clone().close().await;
+    site.close().await;
+    // The wall clock was once wrong, and has been set right.
+    let ahead = wall_clock().0 + MAX_AHEAD.as_micros() as i64 + 3_000_000;
+    let db = rusqlite::Connection::open(folder.join("journal.db")).expect("a database");
+    db.execute(
+        "UPDATE meta SET value = ?1 WHERE name = 'clock_mark'",
+        [ahead],
+    )
+    .expect("written");
+    drop(db);
+
+    let site = Site::open(&folder, Arc::clone(&ledger), &model, true);
+    let file = FileName::from_bytes(b"d", b"k");
+    let locks = KeyLocks::default();
+    let mut last = Version(0);
+    for fid in 1..=2 {
+        let put = Mutation::Put {
+            file: file.clone(),
+            fid: Some(Fid(fid)),
+            details: Details {
+                class: Some(Class::default_class()),
+                size: Some(SIZE),
+                checksum: None,
+            },
+        };
+        let guard = locks.lock(&put.files(), LOCK_WAIT).await;
+        let intent = site
+            .journal
+            .intend(&guard, By::Client, put.clone())
+            .await
+            .expect("clients are served");
+        assert!(intent.version() > last.max(Version(ahead)));
+        last = intent.version();
+        model.0.lock().execute(&put, &Class::default_class());
+        intent.outcome(Outcome::Happened);
+    }
+    let head = async || {
+        let record = ledger.read(&file, Strength::Local).await.expect("readable");
+        record.head.map(|head| head.version)
+    };
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    while head().await != Some(last) {
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "{:?}",
+            site.journal.depth()
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let bound = wall_clock().0 + MAX_AHEAD.as_micros() as i64;
+    assert!(
+        last.0 <= bound,
+        "the ledger heard of it {} us too early",
+        last.0 - bound
+    );
+    site.close().await;
 }

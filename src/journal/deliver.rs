@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::events::{Event, Events, What};
 use crate::failpoint::{self, pass};
 use crate::file::{FileName, Op};
-use crate::ledger::{Change, FileWrite, Ledger, LedgerError, Strength};
+use crate::ledger::{About, Change, FileWrite, Ledger, LedgerError, Strength};
 
 use super::settle::{Passed, Settler};
 use super::{Journal, JournalError, Outgoing};
@@ -182,6 +182,7 @@ impl Deliverer {
                 number,
                 file: Some(announcement.file.clone()),
                 version: announcement.version,
+                about: about(&announcement.write),
             };
             self.ledger
                 .append_change(self.journal.stream(), &change, Strength::Local)
@@ -202,6 +203,14 @@ impl Deliverer {
             file: announcement.file.clone(),
             what,
         });
+    }
+}
+
+/// Which of a change's cells others have to expect.
+fn about(write: &FileWrite) -> About {
+    match (&write.head, &write.class) {
+        (None, Some(_)) => About::Class,
+        (_, _) => About::Head,
     }
 }
 
@@ -310,7 +319,7 @@ impl Trouble {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::file::{Datacenter, NodeName, Revision};
+    use crate::file::{Class, ClassCell, Content, Datacenter, NodeName, Revision};
     use crate::journal::Announcement;
     use crate::version::Version;
 
@@ -338,6 +347,32 @@ mod tests {
             number: Some(id),
             announcement,
         }
+    }
+
+    #[test]
+    fn a_change_says_which_cell_to_expect() {
+        let head = outgoing(1, "k", Some("a")).announcement.write;
+        let class = ClassCell {
+            version: Version(1),
+            content: Content {
+                version: Version(1),
+                origin: "ma01".parse().unwrap(),
+                node: "node1".parse().unwrap(),
+            },
+            class: Class::default_class(),
+        };
+        let class_only = FileWrite {
+            class: Some(class.clone()),
+            ..FileWrite::default()
+        };
+        let put = FileWrite {
+            class: Some(class),
+            ..head.clone()
+        };
+        assert_eq!(
+            [about(&head), about(&put), about(&class_only)],
+            [About::Head, About::Head, About::Class]
+        );
     }
 
     #[test]

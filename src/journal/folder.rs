@@ -14,7 +14,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 use super::rows::{self, TABLES};
 use super::{Entry, JournalError, Outgoing};
-use crate::file::{Datacenter, NodeName};
+use crate::file::{Datacenter, FileName, NodeName};
 use crate::ledger::StreamId;
 use crate::version::{Version, wall_clock};
 
@@ -43,6 +43,8 @@ pub struct Folder {
     pub stream: StreamId,
     /// Where the counters stand.
     pub counters: Counters,
+    /// What the next versions of some files must pass.
+    pub floors: Vec<(FileName, Version)>,
     path: PathBuf,
 }
 
@@ -114,6 +116,9 @@ impl Folder {
             }
         }
         mark_lost(&write).map_err(|why| failed(said(&why)))?;
+        let floors = rows::drop_floors(&write, counters.mark)
+            .and_then(|()| rows::read_floors(&write))
+            .map_err(|why| failed(said(&why)))?;
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let read = Connection::open_with_flags(&file, flags).map_err(|why| failed(said(&why)))?;
         read.busy_timeout(BUSY).map_err(|why| failed(said(&why)))?;
@@ -123,6 +128,7 @@ impl Folder {
             lock,
             stream,
             counters,
+            floors,
             path: path.to_owned(),
         })
     }

@@ -6,16 +6,15 @@
 //! no more of them than intents that were handed out.
 //! The writer ends, and gives up the folder, when [`Journal::close`] says so or the last `Journal` and `Intent` are gone.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use rusqlite::Connection;
-use tokio::sync::{Notify, Semaphore, oneshot, watch};
+use tokio::sync::{Semaphore, oneshot};
 
+use super::core::Core;
 use super::folder::{Folder, said};
 use super::index::{Index, Table, Tags};
 use super::rows::{self, NewAnnouncement, NewEntry};
@@ -28,10 +27,14 @@ use crate::config::JournalConfig;
 use crate::file::{Datacenter, FileName, NodeName};
 use crate::ledger::StreamId;
 use crate::locks::KeyGuard;
-use crate::version::{Clock, ClockAhead, MAX_AHEAD, Version, wall_clock};
+use crate::version::{Clock, Version, wall_clock};
 
 /// Intents that wait for the writer at a time; about what it writes in one tenth of a second.
 const QUEUE: usize = 4096;
+
+/// Files whose versions are beyond the shared clock: each takes about 50 bytes of memory. A datacenter whose clock is
+/// an hour too far ahead has stored fewer.
+const MAX_FLOORS: usize = 1_000_000;
 
 /// The journal of one process. Cheap to clone.
 #[derive(Clone)]
@@ -46,116 +49,6 @@ struct Shared {
     max_size: u64,
 }
 
-/// What the writer shares with the handles.
-pub struct Core {
-    pub index: Index,
-    pub clock: Arc<Clock>,
-    state: Mutex<State>,
-    last_number: AtomicU64,
-    pub confirmed: Confirmed,
-    work: Notify,
-    ended: watch::Sender<bool>,
-}
-
-/// Announcements that the ledger has, as far as their rows may still be there.
-#[derive(Default)]
-pub struct Confirmed(Mutex<BTreeSet<u64>>);
-
-impl Confirmed {
-    /// Takes them in. True if there were none: the writer has to be told then.
-    fn add(&self, ids: Vec<u64>) -> bool {
-        let mut confirmed = self.0.lock();
-        let first = confirmed.is_empty() && !ids.is_empty();
-        confirmed.extend(ids);
-        first
-    }
-
-    pub fn any(&self) -> bool {
-        !self.0.lock().is_empty()
-    }
-
-    pub fn all(&self) -> BTreeSet<u64> {
-        self.0.lock().clone()
-    }
-
-    /// Their rows are gone.
-    pub fn deleted(&self, ids: &BTreeSet<u64>) {
-        let mut confirmed = self.0.lock();
-        *confirmed = &*confirmed - ids;
-    }
-}
-
-/// Whether intents are taken.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum State {
-    /// They are.
-    Taking,
-    /// The last transaction failed for this reason. The next may succeed.
-    Ailing(String),
-    /// An fsync failed for this reason. Nothing is taken until the process starts anew.
-    Stopped(String),
-    /// The writer has ended.
-    Closed,
-}
-
-impl Core {
-    /// Changes the state, and says so in the log.
-    pub fn set_state(&self, new: State) {
-        let mut state = self.state.lock();
-        if *state == new || matches!(*state, State::Stopped(_)) {
-            return;
-        }
-        match (&*state, &new) {
-            (State::Taking, State::Ailing(why)) => tracing::error!(
-                "the journal cannot be written, and mutations are refused until it can: {why}"
-            ),
-            (State::Ailing(_), State::Taking) => {
-                tracing::info!("the journal can be written again");
-            }
-            (_, State::Stopped(why)) => tracing::error!(
-                "the disk has failed to keep what was written to the journal: {why}; mutations are refused from now on: \
-                 look at the disk, then restart this process, which goes on with what the disk has kept"
-            ),
-            _ => {}
-        }
-        *state = new;
-    }
-
-    pub fn stopped(&self) -> bool {
-        matches!(*self.state.lock(), State::Stopped(_))
-    }
-
-    /// Whether the last transaction failed.
-    pub fn ailing(&self) -> bool {
-        matches!(*self.state.lock(), State::Ailing(_))
-    }
-
-    pub fn why_unwritable(&self) -> String {
-        match &*self.state.lock() {
-            State::Taking => String::new(),
-            State::Ailing(why) => why.clone(),
-            State::Stopped(why) => format!("it stopped after {why}; restart the process"),
-            State::Closed => "it is closed".to_owned(),
-        }
-    }
-
-    pub fn set_last_number(&self, number: u64) {
-        self.last_number.store(number, Ordering::Release);
-    }
-
-    /// There is something to settle or deliver.
-    pub fn wake(&self) {
-        self.work.notify_waiters();
-        // Kept for whoever is not waiting just now.
-        self.work.notify_one();
-    }
-
-    pub fn ended(&self) {
-        self.set_state(State::Closed);
-        self.ended.send_replace(true);
-    }
-}
-
 impl Journal {
     /// Opens or makes the journal in `config.path`. Entries left open by an earlier process become [`Outcome::Lost`].
     /// Blocking: reads all that is there once.
@@ -166,6 +59,9 @@ impl Journal {
     ) -> Result<Journal, JournalError> {
         let folder = Folder::open(&config.path, datacenter, node)?;
         let index = Index::new();
+        for (file, version) in &folder.floors {
+            index.raise_floor(index.tag(file), *version);
+        }
         folder.load(
             |entry, weight| {
                 let open = entry.outcome != Some(Outcome::Happened);
@@ -193,15 +89,7 @@ impl Journal {
             counters,
             ..
         } = folder;
-        let core = Arc::new(Core {
-            index,
-            clock: Arc::new(Clock::new(counters.mark)),
-            state: Mutex::new(State::Taking),
-            last_number: AtomicU64::new(counters.number),
-            confirmed: Confirmed::default(),
-            work: Notify::new(),
-            ended: watch::Sender::new(false),
-        });
+        let core = Arc::new(Core::new(index, &counters));
         let (requests, queue) = mpsc::channel();
         let writer = Writer::new(
             write,
@@ -318,24 +206,58 @@ impl Journal {
     /// Whether intents are taken at the moment; else why not.
     pub fn writable(&self) -> Result<(), Refused> {
         let core = &self.0.core;
-        if *core.state.lock() != State::Taking {
+        if !core.taking() {
             return Err(Refused::Unwritable(core.why_unwritable()));
         }
         let bytes = core.index.bytes();
         if bytes >= self.0.max_size {
             return Err(Refused::Full { bytes });
         }
-        let ahead = core.clock.mark().0.saturating_sub(wall_clock().0);
-        let ahead = Duration::from_micros(u64::try_from(ahead).unwrap_or_default());
-        if ahead >= MAX_AHEAD {
-            return Err(Refused::Clock(ClockAhead { ahead }));
-        }
         Ok(())
     }
 
     /// The last number given to a change.
     pub fn last_number(&self) -> u64 {
-        self.0.core.last_number.load(Ordering::Acquire)
+        self.0.core.last_number()
+    }
+
+    /// Every number up to this one is in the ledger.
+    pub async fn delivered_number(&self) -> Result<u64, JournalError> {
+        // Taken first: what gets its number later is above it.
+        let last = self.last_number();
+        self.read("read the journal's outbox", move |db| {
+            let waiting = rows::first_number(db)?;
+            Ok(waiting.map_or(last, |waiting| last.min(waiting - 1)))
+        })
+        .await
+    }
+
+    /// Sees to it that the next version of this file is above `version`, though that lies beyond what the shared clock
+    /// accepts; durable when this returns. To be called before anything is done here that came with such a version.
+    ///
+    /// # Errors
+    /// If it cannot be written, or [`MAX_FLOORS`] files are remembered in this way.
+    pub async fn raise_floor(&self, file: &FileName, version: Version) -> Result<(), JournalError> {
+        let doing = "remember a version that is far ahead of this machine's clock";
+        let index = &self.0.core.index;
+        if index.floor(file) >= Some(version) {
+            return Ok(());
+        }
+        if index.floors() >= MAX_FLOORS {
+            return Err(JournalError::Failed {
+                doing,
+                why: format!(
+                    "{MAX_FLOORS} files have one already; check the clock (NTP) of the datacenter that they come from"
+                ),
+            });
+        }
+        let file = file.clone();
+        self.ask(doing, |answer| Request::RaiseFloor {
+            file,
+            version,
+            answer,
+        })
+        .await
     }
 
     /// Up to `limit` entries after `after`, in order.

@@ -6,7 +6,7 @@
 //! Memory: about 100 bytes a row, whatever its key's length, for files are known by a random hash of their name. Two
 //! files whose hashes meet (one chance in 2^64 for a pair) share their standing, which can only make repair wait.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
 
 use dashmap::DashMap;
@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 
 use super::{Depth, Standing};
 use crate::file::FileName;
-use crate::version::{Clock, ClockAhead, Version};
+use crate::version::{Clock, Version};
 
 /// The files of one row, as the index knows them: one, or two for a rename.
 pub type Tags = SmallVec<[u64; 2]>;
@@ -49,6 +49,7 @@ struct Totals {
     bytes: u64,
     rows: Versions,
     open: Versions,
+    floors: HashMap<u64, Version>,
 }
 
 /// A multiset: announcements of one entry share its version.
@@ -99,20 +100,16 @@ impl Index {
         tags
     }
 
-    /// Stamps an intent above all that is known of its files, and counts it as open.
-    pub fn stamp(
-        &self,
-        clock: &Clock,
-        seq: u64,
-        tags: &Tags,
-        weight: u32,
-    ) -> Result<Version, ClockAhead> {
+    /// Stamps an intent above all that is known of its files, and counts it as open. True beside a version that is
+    /// beyond the shared clock, so that its files need it as their floor.
+    pub fn stamp(&self, clock: &Clock, seq: u64, tags: &Tags, weight: u32) -> (Version, bool) {
         let mut totals = self.totals.lock();
         let floor = tags.iter().filter_map(|tag| {
-            let known = self.files.get(tag)?;
-            known.iter().map(|row| row.version).max()
+            let known = self.files.get(tag);
+            let newest = known.and_then(|known| known.iter().map(|row| row.version).max());
+            newest.max(totals.floors.get(tag).copied())
         });
-        let version = clock.stamp_above(floor.max().unwrap_or(Version(i64::MIN)))?;
+        let version = clock.stamp_above(floor.max().unwrap_or(Version(i64::MIN)));
         self.add_to(
             &mut totals,
             Table::Entries,
@@ -122,7 +119,28 @@ impl Index {
             tags,
             weight,
         );
-        Ok(version)
+        (version, version > clock.mark())
+    }
+
+    /// What the next version of a file must pass, if that is beyond the shared clock.
+    pub fn floor(&self, file: &FileName) -> Option<Version> {
+        self.totals.lock().floors.get(&self.tag(file)).copied()
+    }
+
+    /// How many files have a floor.
+    pub fn floors(&self) -> usize {
+        self.totals.lock().floors.len()
+    }
+
+    pub fn raise_floor(&self, tag: u64, version: Version) {
+        let mut totals = self.totals.lock();
+        let floor = totals.floors.entry(tag).or_insert(version);
+        *floor = version.max(*floor);
+    }
+
+    /// Forgets the floors up to `mark`, which the shared clock has passed.
+    pub fn drop_floors(&self, mark: Version) {
+        self.totals.lock().floors.retain(|_, floor| *floor > mark);
     }
 
     /// Counts a row.

@@ -13,13 +13,17 @@
 //! Always true: an intent is on disk before [`Journal::intend`] returns. Announcing one twice is harmless. Numbers have no holes.
 //! The clock's mark and the stream's last number are as durable as the rows that carry them, and outlive them.
 //! Never here: deciding which revision wins (`file`), or waiting for the ledger on a client's path.
+//! A file whose versions are beyond what the shared clock accepts has a row in `floors`, the least that its next version
+//! must pass, until the clock has passed it; in a sane world the table is empty.
 //! Killed in the middle: entries without an outcome are settled by what the tracker holds.
 //!
 //! Where to look: `folder` is the file on disk and who it belongs to, `rows` how values become columns, `writer` the
-//! one thread that writes, `index` what is answered from memory, `handle` what the rest of the program calls;
+//! one thread that writes, `index` what is answered from memory, `core` what these two share with `handle`, which the
+//! rest of the program calls;
 //! [`settle`] makes announcements of entries, and [`deliver`] takes them to the ledger.
 
 pub mod announcement;
+mod core;
 pub mod deliver;
 mod folder;
 mod handle;
@@ -33,7 +37,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::file::{Checksum, Class, Content, Fid, FileName};
 use crate::ledger::FileWrite;
-use crate::version::{ClockAhead, Version};
+use crate::version::Version;
 
 pub use handle::{Intent, Journal};
 
@@ -207,9 +211,6 @@ pub enum Refused {
     /// The disk would not take it.
     #[error("the journal cannot be written: {0}")]
     Unwritable(String),
-    /// The clock is too far ahead.
-    #[error(transparent)]
-    Clock(#[from] ClockAhead),
 }
 
 /// Why a journal could not be opened, read or written.

@@ -38,6 +38,12 @@ pub const TABLES: &str = r#"
         key     TEXT NOT NULL,
         "write" TEXT NOT NULL
     ) STRICT;
+    CREATE TABLE floors (
+        domain  TEXT NOT NULL,
+        key     TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        PRIMARY KEY (domain, key)
+    ) STRICT, WITHOUT ROWID;
     CREATE TABLE meta (
         name  TEXT PRIMARY KEY,
         value ANY NOT NULL
@@ -95,6 +101,11 @@ impl NewEntry {
             Mutation::Rename { to, .. } => [Some(to.key.escaped()), None, None, content],
             Mutation::SetClass { class, .. } => [None, Some(class.escaped()), None, content],
         }
+    }
+
+    /// The files that it touches.
+    pub fn files(&self) -> Vec<&FileName> {
+        self.mutation.files()
     }
 
     fn file(&self) -> &FileName {
@@ -349,6 +360,46 @@ pub fn delete_outgoing(db: &Connection, id: u64) -> rusqlite::Result<Option<File
             Ok(name(row.get_ref(0)?.as_str()?, row.get_ref(1)?.as_str()?))
         })
         .optional()
+}
+
+/// The least number in the outbox. Numbers grow with ids.
+pub fn first_number(db: &Connection) -> rusqlite::Result<Option<u64>> {
+    let number: Option<i64> = db
+        .prepare_cached("SELECT number FROM outbox WHERE number IS NOT NULL ORDER BY id LIMIT 1")?
+        .query_row([], |row| row.get(0))
+        .optional()?;
+    Ok(number.map(|number| number as u64))
+}
+
+/// Makes sure that a file's floor is at least `version`.
+pub fn raise_floor(db: &Connection, file: &FileName, version: Version) -> rusqlite::Result<()> {
+    db.prepare_cached(
+        "INSERT INTO floors (domain, key, version) VALUES (?1, ?2, ?3)
+         ON CONFLICT (domain, key) DO UPDATE SET version = max(version, excluded.version)",
+    )?
+    .execute(params![
+        file.domain.escaped(),
+        file.key.escaped(),
+        version.0
+    ])?;
+    Ok(())
+}
+
+/// Deletes the floors up to `mark`.
+pub fn drop_floors(db: &Connection, mark: Version) -> rusqlite::Result<()> {
+    db.prepare_cached("DELETE FROM floors WHERE version <= ?1")?
+        .execute([mark.0])?;
+    Ok(())
+}
+
+/// All floors.
+pub fn read_floors(db: &Connection) -> rusqlite::Result<Vec<(FileName, Version)>> {
+    let mut select = db.prepare("SELECT domain, key, version FROM floors")?;
+    let found = select.query_map([], |row| {
+        let file = name(row.get_ref(0)?.as_str()?, row.get_ref(1)?.as_str()?);
+        Ok((file, Version(row.get(2)?)))
+    })?;
+    found.collect()
 }
 
 fn name(domain: &str, key: &str) -> FileName {

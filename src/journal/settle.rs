@@ -8,11 +8,13 @@
 //! Always true: mutations of one key are settled in their order; a key that has to wait holds back only mutations that touch
 //! it. "It did not happen" is believed only after the quiet time in which the tracker may still carry a request out,
 //! unless the tracker has answered. What no intent explains is announced with the newest open intent's version.
+//! While the journal's clock is too far ahead, what it has stamped beyond the bound waits, with an alarm.
 //! Never here: a client's path.
 //! Killed in the middle: nothing was written, so the next process settles it again.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -21,7 +23,7 @@ use parking_lot::Mutex;
 
 use crate::file::{Class, Fid, FileName};
 use crate::ledger::{Ledger, LedgerError, Strength};
-use crate::version::{Version, wall_clock};
+use crate::version::{Version, bound, wall_clock};
 
 use super::announcement::{Announcer, Believed, Bytes, believed};
 use super::{Announcement, By, Details, Entry, Journal, JournalError, Mutation, Outcome};
@@ -87,6 +89,12 @@ pub struct Settler {
     /// When an unexplained absence was first seen (wall clock, µs), by entry and key: an overwrite has a moment between
     /// its two steps, so it is believed only when seen twice, a quiet time apart. Gone with its entry.
     absent: Mutex<HashMap<(u64, FileName), i64>>,
+    /// Whether it was said that entries wait for the wall clock.
+    waits_for_time: AtomicBool,
+}
+
+fn is_in_time(entry: &Entry, bound: Option<Version>) -> bool {
+    bound.is_none_or(|bound| entry.version <= bound)
 }
 
 /// What one pass came to.
@@ -120,7 +128,28 @@ impl Settler {
             announcer,
             quiet,
             absent: Mutex::default(),
+            waits_for_time: AtomicBool::new(false),
         }
+    }
+
+    /// Versions beyond this one have to wait, since our clock is too far ahead; `None` if it is not.
+    fn bound(&self) -> Option<Version> {
+        let ahead = self.journal.clock().ahead();
+        match (
+            ahead,
+            self.waits_for_time.swap(ahead.is_some(), Ordering::Relaxed),
+        ) {
+            (Some(ahead), false) => tracing::error!(
+                "the clock of this datacenter is {} s ahead of this machine's: clients are served, but the ledger hears of their \
+                 changes only as the two meet, and until then they fill the journal (check NTP)",
+                ahead.as_secs()
+            ),
+            (None, true) => {
+                tracing::info!("the clock is right again; the ledger hears of what waited for it");
+            }
+            (Some(_), true) | (None, false) => {}
+        }
+        ahead.map(|_| bound())
     }
 
     /// Settles all that speaks for itself, without asking anybody.
@@ -133,6 +162,7 @@ impl Settler {
         let mut passed = Passed::default();
         // Names of what waits. It is bounded as the journal itself is, by `journal.max_size`.
         let mut blocked: HashSet<FileName> = HashSet::new();
+        let bound = self.bound();
         let mut after = 0;
         loop {
             let began = Instant::now();
@@ -140,7 +170,8 @@ impl Settler {
             let mut settled = Vec::new();
             for entry in &entries {
                 let files = entry.mutation.files();
-                let free = files.iter().all(|file| !blocked.contains(*file));
+                let free =
+                    files.iter().all(|file| !blocked.contains(*file)) && is_in_time(entry, bound);
                 match self.at_once(entry) {
                     Some(announcements) if free => settled.push((entry.seq, announcements)),
                     _ => {
@@ -165,11 +196,13 @@ impl Settler {
     /// Only if the journal itself cannot be read or written.
     pub async fn ask_pass(&self) -> Result<Passed, JournalError> {
         let entries = self.journal.entries(0, PASS).await?;
+        let bound = self.bound();
         let mut blocked: HashSet<&FileName> = HashSet::new();
         let mut to_ask = Vec::new();
         for (at, entry) in entries.iter().enumerate() {
             let files = entry.mutation.files();
-            let free = files.iter().all(|file| !blocked.contains(*file));
+            let free =
+                files.iter().all(|file| !blocked.contains(*file)) && is_in_time(entry, bound);
             if free && entry.outcome.is_some() && self.at_once(entry).is_none() {
                 to_ask.push(at);
             }

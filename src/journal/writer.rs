@@ -20,11 +20,14 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ffi};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use super::core::{Core, State};
 use super::folder::{Counters, said};
-use super::handle::{Core, Intent, State};
+use super::handle::Intent;
 use super::index::{Table, Tags};
 use super::rows::{self, NewAnnouncement, NewEntry};
 use super::{Details, JournalError, Outcome, Refused};
+use crate::file::FileName;
+use crate::version::Version;
 
 /// How long an outcome waits for a commit of somebody else's before it gets its own.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -38,6 +41,9 @@ const BATCH: usize = 4096;
 /// Pages in the write-ahead log from which on it is copied into the file. More make checkpoints rarer and each
 /// longer; 2,000 pages of 4 KiB are copied in a few milliseconds.
 const CHECKPOINT: i32 = 2_000;
+
+/// How far the clock moves (µs) from one look for floors that it has passed to the next: it means reading all of them.
+const FLOORS_EVERY: i64 = 60_000_000;
 
 /// Pages in the log that somebody must look at: 256 MiB.
 const LONG_LOG: i32 = 65_536;
@@ -57,6 +63,12 @@ pub enum Request {
     /// Replace entries by announcements, durably.
     Announce {
         settled: Vec<(u64, Vec<NewAnnouncement>)>,
+        answer: oneshot::Sender<Result<(), JournalError>>,
+    },
+    /// Keep the next version of a file above this one, durably.
+    RaiseFloor {
+        file: FileName,
+        version: Version,
         answer: oneshot::Sender<Result<(), JournalError>>,
     },
     /// There are confirmed announcements to delete.
@@ -81,6 +93,8 @@ pub struct HandedIn {
 struct Stamped {
     entry: NewEntry,
     intent: Intent,
+    /// Whether its version is beyond the shared clock.
+    beyond: bool,
     answer: oneshot::Sender<Result<Intent, Refused>>,
     /// Given back with the answer.
     _permit: OwnedSemaphorePermit,
@@ -92,6 +106,11 @@ enum Work {
     Outcome(HandedIn),
     Announce {
         settled: Vec<(u64, Vec<NewAnnouncement>)>,
+        answer: oneshot::Sender<Result<(), JournalError>>,
+    },
+    RaiseFloor {
+        file: FileName,
+        version: Version,
         answer: oneshot::Sender<Result<(), JournalError>>,
     },
 }
@@ -110,6 +129,9 @@ enum Effect {
         id: u64,
         tags: Tags,
     },
+    Floor(u64, Version),
+    /// The clock has passed all floors up to its mark.
+    FloorsPassed(Version),
 }
 
 /// The writer thread's own.
@@ -122,6 +144,8 @@ pub struct Writer {
     /// Taken from the queue, not yet written, in order.
     waiting: Vec<Work>,
     checkpoint_at: i32,
+    /// Up to where floors were looked for that the clock has passed.
+    floors_dropped: Version,
     /// Given up with the thread.
     _lock: File,
     /// Last, since fields are dropped in order: whoever waits for the end finds the folder free.
@@ -133,7 +157,7 @@ struct Ended(Arc<Core>);
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        self.0.ended();
+        self.0.end();
     }
 }
 
@@ -167,6 +191,7 @@ impl Writer {
             counters,
             waiting: Vec::new(),
             checkpoint_at: CHECKPOINT,
+            floors_dropped: Version(0),
             _lock: lock,
         }
     }
@@ -251,6 +276,7 @@ impl Writer {
                     self.waiting.push(Work::Intend(Stamped {
                         entry,
                         intent,
+                        beyond: false,
                         answer,
                         _permit: permit,
                     }));
@@ -265,6 +291,15 @@ impl Writer {
             Request::Announce { settled, answer } => {
                 self.waiting.push(Work::Announce { settled, answer });
             }
+            Request::RaiseFloor {
+                file,
+                version,
+                answer,
+            } => self.waiting.push(Work::RaiseFloor {
+                file,
+                version,
+                answer,
+            }),
             Request::Confirmed | Request::Close => return false,
         }
         true
@@ -315,21 +350,15 @@ impl Writer {
             }
             let weight = new.entry.weight();
             let tags = new.intent.tags();
-            match self
-                .core
-                .index
-                .stamp(&self.core.clock, after.seq + 1, tags, weight)
-            {
-                Ok(version) => {
-                    after.seq += 1;
-                    stamped += 1;
-                    new.intent.stamp(after.seq, version, weight);
-                    self.waiting.push(Work::Intend(new));
-                }
-                Err(ahead) => {
-                    let _gone = new.answer.send(Err(Refused::Clock(ahead)));
-                }
-            }
+            after.seq += 1;
+            stamped += 1;
+            let (version, beyond) =
+                self.core
+                    .index
+                    .stamp(&self.core.clock, after.seq, tags, weight);
+            new.beyond = beyond;
+            new.intent.stamp(after.seq, version, weight);
+            self.waiting.push(Work::Intend(new));
         }
         if stamped > 0 || self.core.ailing() {
             after.mark = self.core.clock.mark().max(after.mark);
@@ -367,8 +396,14 @@ impl Writer {
         let transaction = self.db.unchecked_transaction()?;
         for work in &self.waiting {
             match work {
-                Work::Intend(Stamped { entry, intent, .. }) => {
-                    entry.insert(&self.db, intent.seq(), intent.version())?;
+                Work::Intend(new) => {
+                    let version = new.intent.version();
+                    new.entry.insert(&self.db, new.intent.seq(), version)?;
+                    if new.beyond {
+                        for file in new.entry.files() {
+                            effects.push(self.raise_floor(file, version)?);
+                        }
+                    }
                 }
                 Work::Outcome(handed_in) => effects.push(self.note(handed_in)?),
                 Work::Announce { settled, .. } => {
@@ -376,7 +411,14 @@ impl Writer {
                         self.announce(*seq, announcements, &mut after, effects)?;
                     }
                 }
+                Work::RaiseFloor { file, version, .. } => {
+                    effects.push(self.raise_floor(file, *version)?);
+                }
             }
+        }
+        if self.core.index.floors() > 0 && after.mark.0 >= self.floors_dropped.0 + FLOORS_EVERY {
+            rows::drop_floors(&self.db, after.mark)?;
+            effects.push(Effect::FloorsPassed(after.mark));
         }
         for id in confirmed {
             if let Some(file) = rows::delete_outgoing(&self.db, *id)? {
@@ -388,6 +430,11 @@ impl Writer {
         transaction.commit()?;
         fail::fail_point!("journal::sync", |code| Err(injected(code)));
         Ok(after)
+    }
+
+    fn raise_floor(&self, file: &FileName, version: Version) -> rusqlite::Result<Effect> {
+        rows::raise_floor(&self.db, file, version)?;
+        Ok(Effect::Floor(self.core.index.tag(file), version))
     }
 
     fn note(&self, handed_in: &HandedIn) -> rusqlite::Result<Effect> {
@@ -460,6 +507,11 @@ impl Writer {
                 }
                 Effect::Gone(table, number, tags) => self.core.index.remove(table, number, &tags),
                 Effect::Announced { .. } => work_to_do = true,
+                Effect::Floor(tag, version) => self.core.index.raise_floor(tag, version),
+                Effect::FloorsPassed(mark) => {
+                    self.core.index.drop_floors(mark);
+                    self.floors_dropped = mark;
+                }
             }
         }
         self.core.set_state(State::Taking);
@@ -469,7 +521,7 @@ impl Writer {
                     // One that nobody takes any more says by itself that it did not happen.
                     let _gone = answer.send(Ok(intent));
                 }
-                Work::Announce { answer, .. } => {
+                Work::Announce { answer, .. } | Work::RaiseFloor { answer, .. } => {
                     let _gone = answer.send(Ok(()));
                 }
                 Work::Outcome(_) => {}
@@ -505,6 +557,12 @@ impl Writer {
                 Work::Announce { answer, .. } => {
                     let _gone = answer.send(Err(JournalError::Failed {
                         doing: "write announcements to the journal",
+                        why: why.to_owned(),
+                    }));
+                }
+                Work::RaiseFloor { answer, .. } => {
+                    let _gone = answer.send(Err(JournalError::Failed {
+                        doing: "write a version far ahead to the journal",
                         why: why.to_owned(),
                     }));
                 }

@@ -11,7 +11,8 @@ use proptest::sample::select;
 use proptest::{prop_assert, prop_assert_eq, proptest};
 
 use super::{
-    Change, Cursor, DatacenterRecord, FileRecord, FileWrite, Gap, NodeRecord, Placement, StreamId,
+    About, Change, Cursor, DatacenterRecord, Expected, FileRecord, FileWrite, Gap, NodeRecord,
+    Placement, StreamId,
 };
 use crate::file::{
     Cell, Checksum, Class, ClassCell, Content, Datacenter, Domain, Fid, FileName, Held, Key,
@@ -128,16 +129,28 @@ fn file_write() -> impl Strategy<Value = FileWrite> {
 }
 
 fn gap() -> impl Strategy<Value = Gap> {
-    (file(), version(), 0..3u32, text(), version(), version()).prop_map(
-        |(file, since, attempts, last_error, next_try, observed)| Gap {
-            file,
-            since,
-            attempts,
-            last_error,
-            next_try,
-            observed,
-        },
+    let expected = (option::of(version()), option::of(version()))
+        .prop_map(|(head, class)| Expected { head, class });
+    (
+        file(),
+        version(),
+        0..3u32,
+        text(),
+        version(),
+        version(),
+        expected,
     )
+        .prop_map(
+            |(file, since, attempts, last_error, next_try, observed, expected)| Gap {
+                file,
+                since,
+                attempts,
+                last_error,
+                next_try,
+                observed,
+                expected,
+            },
+        )
 }
 
 fn cursor() -> impl Strategy<Value = Cursor> {
@@ -150,10 +163,14 @@ fn cursor() -> impl Strategy<Value = Cursor> {
 }
 
 fn change() -> impl Strategy<Value = Change> {
-    (number(), option::of(file()), version()).prop_map(|(number, file, version)| Change {
-        number,
-        file,
-        version,
+    let about = prop_oneof![Just(About::Head), Just(About::Class)];
+    (number(), option::of(file()), version(), about).prop_map(|(number, file, version, about)| {
+        Change {
+            number,
+            file,
+            version,
+            about,
+        }
     })
 }
 
@@ -165,10 +182,11 @@ fn node_record() -> impl Strategy<Value = NodeRecord> {
             incarnation,
         });
     let open = (option::of(version()), option::of(version()));
-    (stream, number(), open, version(), version()).prop_map(
-        |(stream, last_number, open, clock_mark, heartbeat)| NodeRecord {
+    (stream, number(), number(), open, version(), version()).prop_map(
+        |(stream, last_number, delivered, open, clock_mark, heartbeat)| NodeRecord {
             stream,
             last_number,
+            delivered,
             oldest_undelivered: open.0,
             oldest_open: open.1,
             clock_mark,

@@ -167,7 +167,7 @@ impl std::fmt::Display for StreamId {
     }
 }
 
-/// One entry of a stream: this file has a revision (or class) of at least this version. Never deleted; a number
+/// One entry of a stream: this file has a head or a class of at least this version. Never deleted; a number
 /// is used once, and its cells carry `version` as their timestamp.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Change {
@@ -177,6 +177,74 @@ pub struct Change {
     pub file: Option<FileName>,
     /// The version to expect in the ledger. A reader that finds an older one has not seen the write yet.
     pub version: Version,
+    /// Which cell to expect it in.
+    pub about: About,
+}
+
+/// Which cell of a file was written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum About {
+    /// The head, and for a put the class too.
+    #[default]
+    Head,
+    /// The class only.
+    Class,
+}
+
+impl About {
+    /// As it is kept in a column.
+    pub fn word(self) -> &'static str {
+        match self {
+            About::Head => "head",
+            About::Class => "class",
+        }
+    }
+}
+
+/// What the ledger is known to have of a file somewhere: who has not seen it must not take the file for done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Expected {
+    /// A head of at least this version.
+    pub head: Option<Version>,
+    /// A class of at least this version, or a head, which has taken its place.
+    pub class: Option<Version>,
+}
+
+impl Expected {
+    /// What a change announces.
+    pub fn by(change: &Change) -> Expected {
+        let version = Some(change.version);
+        match change.about {
+            About::Head => Expected {
+                head: version,
+                class: None,
+            },
+            About::Class => Expected {
+                head: None,
+                class: version,
+            },
+        }
+    }
+
+    /// Both.
+    pub fn and(self, other: Expected) -> Expected {
+        Expected {
+            head: self.head.max(other.head),
+            class: self.class.max(other.class),
+        }
+    }
+
+    /// The version that a record should show and does not, if there is one.
+    pub fn missing_in(&self, record: &FileRecord) -> Option<Version> {
+        let head = record.head.as_ref().map(|head| head.version);
+        let class = record.class_cell.as_ref().map(|cell| cell.version);
+        let wanted_head = self.head.filter(|version| head < Some(*version));
+        let wanted_class = self
+            .class
+            .filter(|version| head.max(class) < Some(*version));
+        wanted_head.max(wanted_class)
+    }
 }
 
 /// A part of the ring of tokens, both ends included.
@@ -242,6 +310,8 @@ pub struct Gap {
     pub next_try: Version,
     /// Hybrid time of this observation; also the timestamp of the row's cells.
     pub observed: Version,
+    /// What the file has to show before the gap may be closed.
+    pub expected: Expected,
 }
 
 /// A node's own word about itself, published regularly.
@@ -249,8 +319,10 @@ pub struct Gap {
 pub struct NodeRecord {
     /// The stream it writes now.
     pub stream: StreamId,
-    /// The last number of it that the ledger has.
+    /// The last number of it that was given to a change.
     pub last_number: u64,
+    /// Every number up to this one is in the ledger, or was until it expired there.
+    pub delivered: u64,
     /// The version of its oldest mutation that the ledger has not, delivered or open.
     pub oldest_undelivered: Option<Version>,
     /// The version of its oldest mutation whose outcome is not known.

@@ -7,6 +7,10 @@ use super::{Change, Cursor, DatacenterRecord, Gap, NodeRecord, Placement};
 use crate::file::{Cell, Datacenter, Frozen};
 use crate::version::Version;
 
+fn version(version: Option<Version>) -> Option<[u8; 8]> {
+    version.map(|version| version.0.to_be_bytes())
+}
+
 impl Cell for Change {
     fn written_at(&self) -> Version {
         self.version
@@ -19,6 +23,7 @@ impl Cell for Change {
             .field(file.map(|f| f.domain.escaped().as_bytes()))
             .field(file.map(|f| f.key.escaped().as_bytes()))
             .number(self.version.0)
+            .text(self.about.word())
             .0
     }
 }
@@ -37,6 +42,8 @@ impl Cell for Gap {
             .text(&self.last_error)
             .text(self.file.domain.escaped())
             .text(self.file.key.escaped())
+            .field(version(self.expected.head).as_ref().map(|b| &b[..]))
+            .field(version(self.expected.class).as_ref().map(|b| &b[..]))
             .0
     }
 }
@@ -47,7 +54,6 @@ impl Cell for NodeRecord {
     }
 
     fn tie_bytes(&self) -> Vec<u8> {
-        let version = |v: Option<Version>| v.map(|v| v.0.to_be_bytes());
         Frozen::default()
             .number(self.heartbeat.0)
             .number(self.last_number as i64)
@@ -57,6 +63,7 @@ impl Cell for NodeRecord {
             .text(self.stream.datacenter.as_str())
             .text(self.stream.node.as_str())
             .text(&self.stream.incarnation)
+            .number(self.delivered as i64)
             .0
     }
 }

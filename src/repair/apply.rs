@@ -1,8 +1,8 @@
 //! What repair changes in the local tracker: always under the keys' locks, always with an intent before.
 //!
-//! Always true: under the lock the journal is asked whether the key was changed here meanwhile, the tracker whether it
-//! still holds what is believed, and the clock is moved above the revision that is applied, so
-//! that a client who changes the key next is newer. A client who waits for the key is given way.
+//! Always true: under the lock the journal is asked whether the key was changed here meanwhile, and the tracker whether it
+//! still holds what is believed. The clock was moved above the revision that is applied when it was read, so
+//! a client who changes the key next is newer. A client who waits for the key is given way.
 //! Never here: waiting for the ledger or another datacenter while a lock is held.
 //! Killed in the middle: the intent is open, and settled by what the tracker holds.
 
@@ -164,8 +164,6 @@ impl Reconciler {
                 return Err(NotDone::Later("it was changed here just now".into()));
             }
         }
-        // A version beyond the bound is not taken: it must not carry the shared clock along.
-        let _beyond = self.journal.clock().observe(version);
         for (view, wanted) in views {
             let fid = self.fid_here(&guard, &view.file).await?;
             let believed = view.held(&self.datacenter).map(|held| held.fid.0);

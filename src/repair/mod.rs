@@ -29,7 +29,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OnceCell, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -52,6 +52,10 @@ const LAST_MOMENT: Duration = Duration::from_secs(5);
 
 /// Files looked up in journal and ledger at once.
 const LOOKS: usize = 64;
+
+/// How often it is looked whether the ledger knows this datacenter, and after which time its absence is told.
+const LOOK_REGISTERED: Duration = Duration::from_millis(250);
+const SOON: Duration = Duration::from_secs(5);
 
 /// What repair works with.
 pub struct RepairParts {
@@ -95,6 +99,8 @@ struct Shared {
     scan_asked: Notify,
     /// Whether the last whole scan was made under the rules of placement of today.
     scan_is_current: AtomicBool,
+    /// Set once the ledger knows this datacenter; false if repair was stopped before.
+    registered: OnceCell<bool>,
 }
 
 impl Repair {
@@ -135,6 +141,7 @@ impl Repair {
             scan_wanted: Mutex::default(),
             scan_asked: Notify::new(),
             scan_is_current: AtomicBool::new(false),
+            registered: OnceCell::new(),
         });
         let mut workers = JoinSet::new();
         if enabled {
@@ -225,6 +232,39 @@ impl Shared {
         [&self.tail, &self.retry, &self.scan].into_iter()
     }
 
+    /// Waits until the ledger knows this datacenter, which takes a moment after the very first start: before that nothing
+    /// is due here. False if repair is stopping.
+    async fn is_registered(&self) -> bool {
+        let Reconciler {
+            registry,
+            trouble,
+            stop,
+            datacenter,
+            ..
+        } = &*self.reconciler;
+        let began = tokio::time::Instant::now();
+        let mut told = false;
+        loop {
+            match registry.knows_us().await {
+                Ok(true) => {
+                    trouble.end();
+                    return true;
+                }
+                Ok(false) => trouble.end(),
+                Err(error) => trouble.begin(&error),
+            }
+            if !told && began.elapsed() > SOON && !trouble.is_away() {
+                told = true;
+                tracing::info!(
+                    "repair begins when {datacenter} has told the ledger of itself; its tracker has to answer for that"
+                );
+            }
+            if !trouble::rest(LOOK_REGISTERED, stop).await {
+                return false;
+            }
+        }
+    }
+
     fn ask_for_scan(&self) {
         self.scan_wanted
             .lock()
@@ -248,6 +288,16 @@ impl Shared {
             .iter()
             .find(|node| node.stream == *stream)
             .cloned()
+    }
+
+    /// Up to which number nobody will write anything to this stream any more. `met`: a number that it has.
+    fn had(&self, stream: &StreamId, met: u64) -> u64 {
+        match self.node(stream) {
+            // What a lost journal has not delivered, nobody delivers.
+            Some(node) if self.is_superseded(stream) => node.last_number.max(met),
+            Some(node) => node.delivered,
+            None => 0,
+        }
     }
 
     /// Whether the node of this stream has another journal by now.
@@ -303,6 +353,13 @@ async fn keep(
 ) {
     let mut pauses = Pauses::default();
     let stop = &shared.reconciler.stop;
+    if !*shared
+        .registered
+        .get_or_init(|| shared.is_registered())
+        .await
+    {
+        return;
+    }
     while !stop.is_cancelled() {
         let began = tokio::time::Instant::now();
         match AssertUnwindSafe(run(Arc::clone(&shared)))

@@ -10,7 +10,7 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use crate::config::RepairConfig;
 use crate::events::{Event, What};
 use crate::file::FileName;
-use crate::ledger::{Gap, LedgerError};
+use crate::ledger::{Expected, Gap, LedgerError};
 use crate::version::{Version, wall_clock};
 
 use super::reconcile::Reconciler;
@@ -20,9 +20,6 @@ const LATER_MOST: Duration = Duration::from_secs(30);
 
 /// When a file that was being worked on is looked at again, should this process have died over it.
 const IN_PROGRESS: Duration = Duration::from_secs(300);
-
-/// Ahead of the version that a reader has to see before it may take a file for done.
-const EXPECTS: &str = "; expects version ";
 
 /// Why a file is parked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,20 +32,22 @@ pub(super) enum Parked {
     InProgress,
 }
 
-/// The version that a parked file has to show before it is done.
+/// What a parked file has to show before it is done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Expects {
-    /// This one, if any: the file was looked at, and what its gap said before is taken into account.
-    Just(Option<Version>),
-    /// The greater of this one and what its gap said before.
-    AtLeast(Option<Version>),
+    /// This: the file was looked at, and what its gap said before is taken into account.
+    Just(Expected),
+    /// This and what its gap said before.
+    AtLeast(Expected),
 }
 
 impl Expects {
-    fn beside(self, before: Option<&Gap>) -> Option<Version> {
+    fn beside(self, before: Option<&Gap>) -> Expected {
         match self {
-            Expects::Just(version) => version,
-            Expects::AtLeast(version) => version.max(before.and_then(expected)),
+            Expects::Just(expected) => expected,
+            Expects::AtLeast(expected) => {
+                expected.and(before.map(|gap| gap.expected).unwrap_or_default())
+            }
         }
     }
 }
@@ -82,9 +81,10 @@ impl Reconciler {
             file: file.clone(),
             since,
             attempts,
-            last_error: told(why, expects.beside(before.as_ref())),
+            last_error: why.to_owned(),
             next_try: Version(wall_clock().0.saturating_add(micros(pause))),
             observed,
+            expected: expects.beside(before.as_ref()),
         };
         self.ledger.set_gap(&self.datacenter, &gap).await?;
         if parked == Parked::Failed {
@@ -142,23 +142,6 @@ fn pause(config: &RepairConfig, attempts: u32, waited: Duration, parked: Parked)
         .build()
         .nth(attempts.saturating_sub(1).min(40) as usize)
         .unwrap_or(most)
-}
-
-/// The reason as a gap keeps it, with the version that its file is known to have somewhere: who comes back to it
-/// must not be content with less.
-fn told(why: &str, expects: Option<Version>) -> String {
-    // The reason may be one that was kept before.
-    let why = why.split(EXPECTS).next().unwrap_or_default();
-    match expects {
-        Some(version) => format!("{why}{EXPECTS}{version}"),
-        None => why.to_owned(),
-    }
-}
-
-/// The version that a gap's file has to show.
-pub(super) fn expected(gap: &Gap) -> Option<Version> {
-    let (_, version) = gap.last_error.rsplit_once(EXPECTS)?;
-    version.parse().ok().map(Version)
 }
 
 pub(super) fn micros(duration: Duration) -> i64 {

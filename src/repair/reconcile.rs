@@ -19,7 +19,7 @@ use crate::events::Events;
 use crate::file::{Class, Content, Datacenter, FileName, Held, Key, Op, Put, Revision};
 use crate::journal::settle::Look;
 use crate::journal::{Journal, JournalError, Standing};
-use crate::ledger::{FileRecord, Ledger, LedgerError, Strength};
+use crate::ledger::{Expected, FileRecord, Ledger, LedgerError, Strength};
 use crate::locks::KeyLocks;
 use crate::trackers::{TrackerError, Trackers};
 use crate::version::{Version, wall_clock};
@@ -120,31 +120,11 @@ impl View {
         self.record.replicas.get(datacenter)?.held.as_ref()
     }
 
-    fn shows(&self, version: Version) -> Shows {
-        let head = self.record.head.as_ref().map(|head| head.version);
-        let class = self.record.class_cell.as_ref().map(|cell| cell.version);
-        match (head, class) {
-            (Some(head), _) if head >= version => Shows::Yes,
-            (_, Some(class)) if class == version => Shows::Yes,
-            (_, Some(class)) if class > version => Shows::Perhaps,
-            (_, _) => Shows::No,
-        }
-    }
-
     /// The newest version that the record shows.
     pub(super) fn newest(&self) -> Option<Version> {
         let head = self.record.head.as_ref().map(|head| head.version);
         head.max(self.record.class_cell.as_ref().map(|cell| cell.version))
     }
-}
-
-/// Whether a record shows the write of some version.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Shows {
-    Yes,
-    /// It has a newer class and an older head: that write was of a class, or it was of a head and is not here.
-    Perhaps,
-    No,
 }
 
 /// The one thing to do.
@@ -198,21 +178,20 @@ fn only_claimed(record: &FileRecord, content: &Content) -> bool {
 }
 
 impl Reconciler {
-    /// Brings one file closer to what it should be here. `expects`: a version that the ledger is known to have
-    /// somewhere; an older answer is asked for again, more strongly. It becomes `None` once the ledger shows it
+    /// Brings one file closer to what it should be here. `expects`: what the ledger is known to have
+    /// somewhere; an older answer is asked for again, more strongly. It becomes empty once the ledger shows it
     /// at its ordinary strength, and from then on to everybody here.
     pub(super) async fn reconcile(
         &self,
         file: &FileName,
-        expects: &mut Option<Version>,
+        expects: &mut Expected,
     ) -> Result<Did, NotDone> {
         let mut view = self.look(file, Strength::Local).await?;
-        if expects.is_some_and(|version| view.shows(version) == Shows::Yes) {
-            *expects = None;
-        }
-        if let Some(version) = *expects {
+        if expects.missing_in(&view.record).is_none() {
+            *expects = Expected::default();
+        } else {
             view = self.look(file, Strength::Global).await?;
-            if view.shows(version) == Shows::No {
+            if let Some(version) = expects.missing_in(&view.record) {
                 return Err(NotDone::Later(format!(
                     "the ledger does not show version {version} yet"
                 )));
@@ -242,11 +221,19 @@ impl Reconciler {
         for announcement in &outgoing {
             record.merge(&announcement.write);
         }
-        Ok(View {
+        let view = View {
             file: file.clone(),
             record,
             standing,
-        })
+        };
+        // From here on a client who changes the key is newer than what arrived. What is too far ahead is remembered
+        // for this key alone: it must not carry the shared clock along.
+        if let Some(newest) = view.newest()
+            && !self.journal.clock().observe(newest)
+        {
+            self.journal.raise_floor(file, newest).await?;
+        }
+        Ok(view)
     }
 
     pub(super) async fn registry(&self) -> Result<Arc<Reading>, NotDone> {
@@ -326,8 +313,9 @@ impl Reconciler {
             if from.record.head.is_some() && from.record.content() != Some(&put.content) {
                 return self.apply_rename(from, view, head).await;
             }
+            // Where clocks differ by more, the age says nothing.
             let age = wall_clock().0.saturating_sub(head.version.0);
-            if age < micros(OTHER_HALF) {
+            if age.unsigned_abs() < micros(OTHER_HALF).unsigned_abs() {
                 return Err(NotDone::Later(
                     "the other half of a rename is on its way".into(),
                 ));
@@ -534,20 +522,31 @@ mod tests {
 
     #[test]
     fn a_newer_class_does_not_stand_for_a_head_that_has_not_come() {
-        let mut view = View {
-            file: FileName::from_bytes(b"photos", b"k"),
-            record: record(head(5, Op::Put(put(5))), &[]),
-            standing: Standing::default(),
-        };
-        let class = Class::default_class();
-        view.record.class_cell = Some(ClassCell {
+        let mut record = record(head(5, Op::Put(put(5))), &[]);
+        record.class_cell = Some(ClassCell {
             version: Version(9),
             content: content(5),
-            class,
+            class: Class::default_class(),
         });
-        assert_eq!(view.shows(Version(5)), Shows::Yes);
-        assert_eq!(view.shows(Version(7)), Shows::Perhaps);
-        assert_eq!(view.shows(Version(9)), Shows::Yes);
-        assert_eq!(view.shows(Version(10)), Shows::No);
+        let missing = |head: Option<i64>, class: Option<i64>| {
+            let (head, class) = (head.map(Version), class.map(Version));
+            Expected { head, class }
+                .missing_in(&record)
+                .map(|version| version.0)
+        };
+        assert_eq!(missing(None, None), None);
+        assert_eq!(missing(Some(5), None), None);
+        assert_eq!(missing(Some(7), None), Some(7));
+        assert_eq!(missing(None, Some(9)), None);
+        assert_eq!(missing(None, Some(10)), Some(10));
+        assert_eq!(missing(Some(5), Some(9)), None);
+        assert_eq!(missing(Some(6), Some(9)), Some(6));
+        // A head that is newer has taken the place of what was a class.
+        record.head = Some(head(12, Op::Put(put(12))));
+        let expected = Expected {
+            head: None,
+            class: Some(Version(10)),
+        };
+        assert_eq!(expected.missing_in(&record), None);
     }
 }

@@ -61,6 +61,12 @@ impl Registry {
         }
     }
 
+    /// Whether this datacenter has told the ledger of itself.
+    pub(super) async fn knows_us(&self) -> Result<bool, LedgerError> {
+        let placements = Placements::load(&*self.ledger).await?;
+        Ok(placements.registered().contains(&self.here))
+    }
+
     pub(super) async fn read(&self) -> Result<Arc<Reading>, LedgerError> {
         // Held while reading: others that want the same wait for the one answer.
         let mut kept = self.kept.lock().await;

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::ledger::LedgerError;
+use crate::ledger::{Expected, LedgerError};
 use crate::version::wall_clock;
 
 use super::Shared;
@@ -75,13 +75,13 @@ async fn begin_due(shared: &Shared, crew: &mut Crew, number: &mut u64) -> Result
                     &gap.file,
                     &gap.last_error,
                     Parked::InProgress,
-                    Expects::AtLeast(None),
+                    Expects::AtLeast(Expected::default()),
                 )
                 .await?;
             continue;
         }
         *number += 1;
-        crew.start(*number, gap.file, None);
+        crew.start(*number, gap.file, Expected::default());
     }
     Ok(())
 }

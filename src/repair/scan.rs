@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ledger::{Cursor, LedgerError, Page, TokenRange};
+use crate::ledger::{Cursor, Expected, LedgerError, Page, TokenRange};
 use crate::version::{Version, wall_clock};
 
 use super::Shared;
@@ -176,7 +176,7 @@ impl Scan<'_> {
                     &unreadable.file,
                     &why,
                     Parked::Failed,
-                    Expects::AtLeast(None),
+                    Expects::AtLeast(Expected::default()),
                 )
                 .await?;
             self.shared
@@ -195,7 +195,7 @@ impl Scan<'_> {
                 }
             }
             self.number += 1;
-            self.crew.start(self.number, file, None);
+            self.crew.start(self.number, file, Expected::default());
         }
         while self.crew.first_open().is_some() {
             if !wait(self.shared, &mut self.crew).await? {

@@ -1,7 +1,8 @@
 //! The tail: what the nodes of other datacenters have changed, from the cursor of each stream on.
 //!
 //! Always true: a cursor passes an entry only when it is done or parked by name in `gaps`, and stands before the first
-//! hole. Entries beyond a hole are worked on meanwhile, up to [`REACH`]. At most [`WINDOW`] entries of
+//! hole. Entries beyond a hole are worked on meanwhile, up to [`REACH`]. A hole whose changes are gone from the ledger (they
+//! expire) is passed when a scan has ended that began after it was found; until then nothing is "in sync". At most [`WINDOW`] entries of
 //! a stream are in work; when they are, those that take long are parked as being in progress, so
 //! that neither a slow file nor a poisonous one holds up the rest.
 //! Killed in the middle: what lies beyond the cursor is done again, which is harmless.
@@ -13,7 +14,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::ledger::{Change, Cursor, LedgerError, StreamId, Strength};
+use crate::ledger::{Change, Cursor, Expected, LedgerError, StreamId, Strength};
 use crate::version::{Version, wall_clock};
 
 use super::Shared;
@@ -27,14 +28,15 @@ const WINDOW: usize = 1_000;
 /// How far beyond its cursor a stream is read: numbers that are kept in memory because of a hole.
 const REACH: u64 = 20_000;
 
-/// How often the nodes are asked for, and holes are read again.
+/// How often the nodes are asked for, and what is missing is read again.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How often a cursor is saved while it moves.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 
-/// A hole in the stream of a journal that is no more is given up to a scan after this time.
-const LOST_HOLE: Duration = Duration::from_secs(60);
+/// A change that the ledger once had, and does not show to all its datacenters for this time, is given up to a scan:
+/// longer than any copy of the ledger needs to come back with what the others have, if it comes back at all.
+const LOST: Duration = Duration::from_secs(60);
 
 /// All streams of other datacenters.
 pub(super) async fn run(shared: Arc<Shared>) -> Result<(), LedgerError> {
@@ -78,12 +80,25 @@ struct Reader {
     /// The highest number that was met.
     met: u64,
     holes: BTreeSet<u64>,
+    /// Nothing beyond `met` could be taken when it was last read for.
+    dry: bool,
     /// The cursor as the ledger has it.
     saved: u64,
     saved_at: Instant,
-    holes_read_at: Instant,
-    /// Since when the first hole is the first.
-    hole_since: Option<(u64, Instant)>,
+    missing_read_at: Instant,
+    missing: Option<Missing>,
+}
+
+/// What is missing from a stream although the ledger had it, as it was when its first number was first missed.
+struct Missing {
+    first: u64,
+    since: Instant,
+    /// `since` by the wall clock.
+    seen: Version,
+    /// Up to where the ledger had everything by then, as the node had said.
+    delivered: u64,
+    /// Whether a scan was asked for.
+    scan_asked: bool,
 }
 
 impl Reader {
@@ -92,10 +107,11 @@ impl Reader {
         Reader {
             met: saved,
             holes: BTreeSet::new(),
+            dry: false,
             saved,
             saved_at: now,
-            holes_read_at: now,
-            hole_since: None,
+            missing_read_at: now,
+            missing: None,
         }
     }
 
@@ -106,6 +122,46 @@ impl Reader {
             .flatten()
             .min();
         open.map_or(self.met, |open| open - 1)
+    }
+
+    /// Begins with entries that were read, as far as they are new and within reach. How many.
+    fn take(&mut self, entries: &[Change], crew: &mut Crew) -> usize {
+        let reach = self.cursor(crew) + REACH;
+        let mut taken = 0;
+        for entry in entries {
+            if entry.number <= self.met {
+                if !self.holes.remove(&entry.number) {
+                    continue;
+                }
+            } else if entry.number <= reach && crew.len() < WINDOW {
+                self.holes.extend(self.met + 1..entry.number);
+                self.met = entry.number;
+            } else {
+                break;
+            }
+            taken += 1;
+            if let Some(file) = &entry.file {
+                crew.start(entry.number, file.clone(), Expected::by(entry));
+            }
+        }
+        taken
+    }
+
+    /// The first number that should be there and is not. `delivered`: as the node says, the ledger has all up to there.
+    fn first_missing(&self, delivered: u64) -> Option<u64> {
+        let at_the_end = self.dry && self.met < delivered;
+        let hole = self.holes.first().copied();
+        hole.or(at_the_end.then_some(self.met + 1))
+    }
+
+    /// Counts all up to `lost` as passed that is not among `found`, which was read from the first hole on.
+    fn give_up(&mut self, lost: u64, found: &[Change]) {
+        self.holes.retain(|hole| *hole > lost);
+        let next = found.iter().map(|entry| entry.number);
+        let next = next.filter(|number| *number > self.met).min();
+        let lost = lost.min(next.map_or(u64::MAX, |next| next - 1));
+        self.met = self.met.max(lost);
+        self.missing = None;
     }
 }
 
@@ -169,40 +225,23 @@ async fn round(
             reader.insert(Reader::at(cursor.map_or(0, |cursor| cursor.number)))
         }
     };
-    if !reader.holes.is_empty() && reader.holes_read_at.elapsed() >= LOOK_EVERY {
-        reader.holes_read_at = Instant::now();
-        fill_holes(shared, stream, reader, crew).await?;
+    if reader.missing_read_at.elapsed() >= LOOK_EVERY {
+        reader.missing_read_at = Instant::now();
+        look_for_missing(shared, stream, reader, crew).await?;
     }
     if crew.len() >= WINDOW {
         crew.park_slow().await?;
     }
-    let cursor = reader.cursor(crew);
     let room = WINDOW
         .saturating_sub(crew.len())
-        .min((cursor + REACH).saturating_sub(reader.met) as usize);
+        .min((reader.cursor(crew) + REACH).saturating_sub(reader.met) as usize);
     let mut read = 0;
     if room > 0 {
         let entries = ledger
             .changes(stream, reader.met, room, Strength::Local)
             .await?;
-        for entry in entries {
-            if entry.number <= reader.met {
-                continue;
-            }
-            let missing = reader.met + 1..entry.number;
-            if missing.end - missing.start > REACH {
-                shared.tail.note(format!(
-                    "{name}: no changes {} to {} in the ledger",
-                    missing.start,
-                    missing.end - 1
-                ));
-                break;
-            }
-            reader.holes.extend(missing);
-            reader.met = entry.number;
-            read += 1;
-            begin(crew, entry);
-        }
+        read = reader.take(&entries, crew);
+        reader.dry = read == 0;
     }
     if reader.cursor(crew) != reader.saved
         && (reader.saved_at.elapsed() >= SAVE_EVERY || crew.len() == 0)
@@ -213,20 +252,17 @@ async fn round(
     Ok(read)
 }
 
-fn begin(crew: &mut Crew, entry: Change) {
-    if let Some(file) = entry.file {
-        crew.start(entry.number, file, Some(entry.version));
-    }
-}
-
-/// Reads the holes again, more strongly. One that a lost journal has left is given up to a scan.
-async fn fill_holes(
+/// Reads what is missing again, more strongly. What is not to be had although the ledger once had it, since it expired
+/// there or its journal was lost, is made up for by a scan of all files, and then passed.
+async fn look_for_missing(
     shared: &Shared,
     stream: &StreamId,
     reader: &mut Reader,
     crew: &mut Crew,
 ) -> Result<(), LedgerError> {
-    let Some(&first) = reader.holes.first() else {
+    let delivered = shared.had(stream, reader.met);
+    let Some(first) = reader.first_missing(delivered) else {
+        reader.missing = None;
         return Ok(());
     };
     let found = shared
@@ -234,32 +270,48 @@ async fn fill_holes(
         .ledger
         .changes(stream, first - 1, WINDOW, Strength::Global)
         .await?;
-    for entry in found {
-        if reader.holes.remove(&entry.number) {
-            begin(crew, entry);
+    reader.take(&found, crew);
+    // What is not in the ledger yet may still come.
+    let now = reader.first_missing(delivered);
+    let now = now.filter(|first| *first <= delivered);
+    let missing = match &mut reader.missing {
+        Some(missing) if now == Some(missing.first) => missing,
+        _ => {
+            reader.missing = now.map(|first| Missing {
+                first,
+                since: Instant::now(),
+                seen: wall_clock(),
+                delivered,
+                scan_asked: false,
+            });
+            return Ok(());
         }
+    };
+    let is_there = found.iter().any(|entry| entry.number == missing.first);
+    if is_there || missing.since.elapsed() < lost_after() {
+        return Ok(());
     }
-    let now = Instant::now();
-    match reader.hole_since {
-        Some((hole, since)) if reader.holes.first() == Some(&hole) => {
-            if shared.is_superseded(stream) && since.elapsed() >= LOST_HOLE {
-                let lost_at = Version(
-                    wall_clock()
-                        .0
-                        .saturating_sub(super::park::micros(since.elapsed())),
-                );
-                if shared.scanned_since(lost_at) {
-                    tracing::warn!(%stream, holes = reader.holes.len(), "changes of a lost journal were made up for by a scan");
-                    reader.holes.clear();
-                    reader.hole_since = None;
-                } else {
-                    shared.ask_for_scan();
-                }
-            }
-        }
-        _ => reader.hole_since = reader.holes.first().map(|hole| (*hole, now)),
+    // Beyond a full page it is not known what is there.
+    let lost = match found.last() {
+        Some(last) if found.len() >= WINDOW => missing.delivered.min(last.number),
+        Some(_) | None => missing.delivered,
+    };
+    if shared.scanned_since(missing.seen) {
+        tracing::warn!(%stream, from = missing.first, up_to = lost, "changes that are gone from the ledger were made up for by a scan");
+        reader.give_up(lost, &found);
+    } else if !std::mem::replace(&mut missing.scan_asked, true) {
+        shared.tail.note(format!(
+            "{stream}: changes from {first} on are gone from the ledger; all files are scanned instead"
+        ));
+        shared.ask_for_scan();
     }
     Ok(())
+}
+
+/// [`LOST`], or what a test makes of it.
+fn lost_after() -> Duration {
+    fail::fail_point!("tail::lost_at_once", |_| Duration::ZERO);
+    LOST
 }
 
 async fn save(
@@ -307,7 +359,11 @@ fn report(shared: &Shared, stream: &StreamId, reader: &Reader, crew: &Crew) {
         last_number,
         behind: last_number.saturating_sub(cursor),
         in_flight: crew.len() as u64,
-        hole: reader.holes.first().copied(),
+        hole: reader
+            .holes
+            .first()
+            .copied()
+            .or(reader.missing.as_ref().map(|missing| missing.first)),
         heartbeat,
         complete_until: open.map_or(heartbeat, |open| heartbeat.min(Version(open.0 - 1))),
     };

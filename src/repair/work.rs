@@ -15,10 +15,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::file::FileName;
-use crate::ledger::LedgerError;
-use crate::version::Version;
+use crate::ledger::{Expected, LedgerError};
 
-use super::park::{Expects, Parked, expected};
+use super::park::{Expects, Parked};
 use super::reconcile::{Did, NotDone, Reconciler};
 use super::status::Figures;
 use super::trouble::{Pauses, rest};
@@ -53,7 +52,7 @@ impl Reconciler {
     async fn see_to(
         &self,
         file: &FileName,
-        expects: Option<Version>,
+        expects: Expected,
         figures: &Figures,
         phase: &Mutex<Phase>,
     ) -> bool {
@@ -91,7 +90,7 @@ impl Reconciler {
     async fn try_once(
         &self,
         file: &FileName,
-        expects: Option<Version>,
+        expects: Expected,
         figures: &Figures,
         phase: &Mutex<Phase>,
     ) -> Result<(), LedgerError> {
@@ -100,7 +99,8 @@ impl Reconciler {
             Err(error @ LedgerError::Unavailable { .. }) => return Err(error),
             Err(LedgerError::Corrupt { .. }) => None,
         };
-        let mut expects = expects.max(gap.as_ref().and_then(expected));
+        let before = gap.as_ref().map(|gap| gap.expected).unwrap_or_default();
+        let mut expects = expects.and(before);
         let mut grace = GRACE.iter();
         let (why, parked) = loop {
             let worked = AssertUnwindSafe(self.reconcile(file, &mut expects))
@@ -154,7 +154,7 @@ pub(super) struct Crew {
 
 struct Member {
     file: FileName,
-    expects: Option<Version>,
+    expects: Expected,
     began: Instant,
     phase: Arc<Mutex<Phase>>,
     /// Parked as being in progress: a cursor may pass it.
@@ -171,7 +171,7 @@ impl Crew {
         }
     }
 
-    pub(super) fn start(&mut self, number: u64, file: FileName, expects: Option<Version>) {
+    pub(super) fn start(&mut self, number: u64, file: FileName, expects: Expected) {
         let phase = Arc::new(Mutex::new(Phase::default()));
         let member = Member {
             file: file.clone(),

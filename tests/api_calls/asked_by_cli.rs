@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::process::Output;
 
 use phylactery::file::FileName;
-use phylactery::ledger::Gap;
+use phylactery::ledger::{Expected, Gap};
 use phylactery::version::Version;
 use serde_json::Value;
 
@@ -85,6 +85,7 @@ async fn status_and_gaps_are_shown() {
         last_error: "no source \x1b[2Jhas it".to_owned(),
         next_try: Version(2_000_000),
         observed: site.clock.stamp().unwrap(),
+        expected: Expected::default(),
     };
     site.ledger.set_gap(&dc("ma01"), &gap).await.unwrap();
     let text = told(&site, &[b"gaps"]).await;

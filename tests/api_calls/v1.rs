@@ -6,7 +6,7 @@ use std::time::Duration;
 use phylactery::api::Proof;
 use phylactery::file::{Class, Domain, FileName};
 use phylactery::journal::{Depth, Refused};
-use phylactery::ledger::{Gap, Placement};
+use phylactery::ledger::{Expected, Gap, Placement};
 use phylactery::version::{Version, wall_clock};
 use serde_json::{Value, json};
 
@@ -189,6 +189,7 @@ async fn gaps_are_told_most_urgent_first_and_only_ours() {
             last_error: "no source".to_owned(),
             next_try: Version(next_try),
             observed: site.clock.stamp().unwrap(),
+            expected: Expected::default(),
         };
         site.ledger.set_gap(&dc(name), &gap).await.unwrap();
     }
@@ -278,6 +279,7 @@ async fn a_gap_forbids_in_sync() {
         last_error: String::new(),
         next_try: Version(1),
         observed: site.clock.stamp().unwrap(),
+        expected: Expected::default(),
     };
     site.ledger.set_gap(&dc("ma01"), &gap).await.unwrap();
     let (_, answer) = site.get("/v1/status").await;

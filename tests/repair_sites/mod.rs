@@ -25,8 +25,8 @@ use phylactery::journal::settle::Settler;
 use phylactery::journal::{By, Details, Journal, Mutation, Outcome};
 use phylactery::ledger::embedded::EmbeddedLedger;
 use phylactery::ledger::{
-    Change, Cursor, DatacenterRecord, FileRecord, FileWrite, Gap, Ledger, LedgerError, NodeRecord,
-    Page, Placement, StreamId, Strength, TokenRange,
+    About, Change, Cursor, DatacenterRecord, FileRecord, FileWrite, Gap, Ledger, LedgerError,
+    NodeRecord, Page, Placement, StreamId, Strength, TokenRange,
 };
 use phylactery::locks::KeyLocks;
 use phylactery::repair::{Repair, RepairParts};
@@ -278,6 +278,18 @@ impl Site {
         ledger: &Arc<Flaky>,
         domain: Option<&str>,
     ) -> Site {
+        let site = Site::unregistered(name, folder, ledger, domain).await;
+        site.register(true).await;
+        site
+    }
+
+    /// One that the ledger has not heard of.
+    pub async fn unregistered(
+        name: &str,
+        folder: &Path,
+        ledger: &Arc<Flaky>,
+        domain: Option<&str>,
+    ) -> Site {
         let folder = folder.join(name);
         let mut config = TrackerConfig::new(folder.join("tracker"), any_port(), any_port());
         if let Some(domain) = domain {
@@ -287,7 +299,7 @@ impl Site {
         let tracker = Tracker::start(config, tracker_stop.clone())
             .await
             .expect("the tracker starts");
-        let site = Site {
+        Site {
             name: dc(name),
             folder,
             ledger: Arc::clone(ledger),
@@ -301,9 +313,7 @@ impl Site {
                 .no_proxy()
                 .build()
                 .expect("a client"),
-        };
-        site.register(true).await;
-        site
+        }
     }
 
     pub async fn register(&self, active: bool) {
@@ -353,7 +363,8 @@ impl Site {
                 let depth = beating.depth();
                 let node = NodeRecord {
                     stream: beating.stream().clone(),
-                    last_number: 0,
+                    last_number: beating.last_number(),
+                    delivered: beating.delivered_number().await.unwrap_or_default(),
                     oldest_undelivered: depth.oldest,
                     oldest_open: depth.oldest_open,
                     clock_mark: beating.clock().mark(),
@@ -802,6 +813,8 @@ pub struct Played {
     pub storage: SocketAddr,
     pub ledger: Arc<Flaky>,
     number: AtomicU64,
+    /// What it says that the ledger has.
+    pub delivered: AtomicU64,
     parts: Arc<Parts>,
 }
 
@@ -832,6 +845,7 @@ impl Played {
             storage: storage.local_addr().expect("bound"),
             ledger: Arc::clone(ledger),
             number: AtomicU64::new(0),
+            delivered: AtomicU64::new(0),
             parts: Arc::clone(&parts),
         };
         let of_tracker = Arc::clone(&parts);
@@ -862,6 +876,7 @@ impl Played {
         let node = NodeRecord {
             stream: self.stream.clone(),
             last_number: self.number.load(Ordering::SeqCst),
+            delivered: self.delivered.load(Ordering::SeqCst),
             oldest_undelivered: None,
             oldest_open: None,
             clock_mark: wall_clock(),
@@ -978,6 +993,7 @@ impl Played {
             number,
             file: Some(file(key)),
             version,
+            about: About::Head,
         };
         self.ledger
             .append_change(&self.stream, &change, Strength::Local)

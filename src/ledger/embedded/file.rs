@@ -51,6 +51,7 @@ CREATE TABLE changes (                  -- the streams; a number without a file 
     domain TEXT,
     key TEXT,
     version INTEGER NOT NULL,
+    about TEXT NOT NULL,                -- 'head' or 'class': the cell that has this version
     PRIMARY KEY (stream, number)
 ) STRICT, WITHOUT ROWID;
 
@@ -64,6 +65,8 @@ CREATE TABLE gaps (                     -- what did not work at once; a cleared 
     attempts INTEGER NOT NULL,
     last_error TEXT NOT NULL,
     next_try INTEGER NOT NULL,
+    expected_head INTEGER,              -- versions that the file has to show before it may be taken for done
+    expected_class INTEGER,
     PRIMARY KEY (datacenter, domain, key)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX gaps_due ON gaps (datacenter, next_try) WHERE cleared_at IS NULL;

@@ -6,7 +6,9 @@ use serde::de::DeserializeOwned;
 use super::Fault;
 use super::file::token;
 use crate::file::{Datacenter, Domain, FileName, Key};
-use crate::ledger::{Change, Cursor, FileRecord, Gap, Page, TokenRange, Unreadable};
+use crate::ledger::{
+    About, Change, Cursor, Expected, FileRecord, Gap, Page, TokenRange, Unreadable,
+};
 use crate::version::Version;
 
 /// A page ends early when its text reaches this: keys may be 60,000 bytes long.
@@ -169,19 +171,30 @@ pub(super) fn changes(
     limit: usize,
 ) -> Result<Vec<Change>, Fault> {
     let mut statement = sql.prepare_cached(
-        "SELECT number, domain, key, version FROM changes
+        "SELECT number, domain, key, version, about FROM changes
             WHERE stream = ? AND number > ? ORDER BY number LIMIT ?",
     )?;
     let after = i64::try_from(after).unwrap_or(i64::MAX);
-    let rows = statement.query_map(params![stream, after, limit as i64], |row| {
+    let mut rows = statement.query(params![stream, after, limit as i64])?;
+    let mut changes = Vec::new();
+    while let Some(row) = rows.next()? {
+        let number = unsigned(row, 0)?;
         let (domain, key): (Option<String>, Option<String>) = (row.get(1)?, row.get(2)?);
-        Ok(Change {
-            number: unsigned(row, 0)?,
+        let about: String = row.get(4)?;
+        let about = [About::Head, About::Class]
+            .into_iter()
+            .find(|word| word.word() == about)
+            .ok_or_else(|| {
+                Fault::Unreadable(format!("changes, {stream} {number}: about {about:?}"))
+            })?;
+        changes.push(Change {
+            number,
             file: domain.zip(key).map(|(d, k)| file_name(&d, &k)),
             version: Version(row.get(3)?),
-        })
-    })?;
-    Ok(rows.collect::<Result<_, _>>()?)
+            about,
+        });
+    }
+    Ok(changes)
 }
 
 /// What is kept of a gap.
@@ -208,6 +221,10 @@ fn gap_of(row: &Row<'_>) -> rusqlite::Result<Gap> {
         attempts: row.get(4)?,
         last_error: row.get(5)?,
         next_try: Version(row.get(6)?),
+        expected: Expected {
+            head: row.get::<_, Option<i64>>(7)?.map(Version),
+            class: row.get::<_, Option<i64>>(8)?.map(Version),
+        },
     })
 }
 
@@ -219,7 +236,8 @@ pub(super) fn gap(
 ) -> Result<Option<HeldGap>, Fault> {
     let held = sql
         .prepare_cached(
-            "SELECT domain, key, observed, since, attempts, last_error, next_try, cleared_at FROM gaps
+            "SELECT domain, key, observed, since, attempts, last_error, next_try,
+                expected_head, expected_class, cleared_at FROM gaps
                 WHERE datacenter = ? AND domain = ? AND key = ?",
         )?
         .query_row(
@@ -230,7 +248,7 @@ pub(super) fn gap(
             ],
             |row| {
                 let gap = gap_of(row)?;
-                Ok(match row.get::<_, Option<i64>>(7)? {
+                Ok(match row.get::<_, Option<i64>>(9)? {
                     Some(_) => HeldGap::Cleared(gap.observed),
                     None => HeldGap::Open(gap),
                 })
@@ -248,8 +266,8 @@ pub(super) fn due_gaps(
     limit: usize,
 ) -> Result<Vec<Gap>, Fault> {
     let mut statement = sql.prepare_cached(
-        "SELECT domain, key, observed, since, attempts, last_error, next_try
-            FROM gaps INDEXED BY gaps_due
+        "SELECT domain, key, observed, since, attempts, last_error, next_try,
+            expected_head, expected_class FROM gaps INDEXED BY gaps_due
             WHERE datacenter = ? AND cleared_at IS NULL AND next_try <= ? ORDER BY next_try LIMIT ?",
     )?;
     let rows = statement.query_map(params![datacenter.as_str(), due.0, limit as i64], gap_of)?;

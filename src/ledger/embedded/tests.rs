@@ -417,7 +417,7 @@ async fn counting_a_hundred_thousand_gaps_reads_an_index() {
     let sql = Connection::open(&path).unwrap();
     sql.execute(
         "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 100000)
-            INSERT INTO gaps SELECT 'ma01', 'photos', 'k' || n, 1, NULL, 1, 0, '', n FROM n",
+            INSERT INTO gaps SELECT 'ma01', 'photos', 'k' || n, 1, NULL, 1, 0, '', n, NULL, NULL FROM n",
         params![],
     )
     .unwrap();

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use super::file::token;
 use super::{Fault, read};
 use crate::file::{Cell, Datacenter, FileName};
-use crate::ledger::{Change, FileWrite, Gap};
+use crate::ledger::{Change, Expected, FileWrite, Gap};
 use crate::version::{Version, wall_clock};
 
 /// Sets cells of one file, each by itself.
@@ -61,16 +61,17 @@ pub(super) fn change(sql: &Connection, stream: &str, change: &Change) -> Result<
         number,
         file.map(|f| f.domain.escaped()),
         file.map(|f| f.key.escaped()),
-        change.version.0
+        change.version.0,
+        change.about.word(),
     ];
     let added = sql
-        .prepare_cached("INSERT OR IGNORE INTO changes (stream, number, domain, key, version) VALUES (?, ?, ?, ?, ?)")?
+        .prepare_cached("INSERT OR IGNORE INTO changes (stream, number, domain, key, version, about) VALUES (?, ?, ?, ?, ?, ?)")?
         .execute(row)?;
     if added == 0
         && let Some(held) = read::changes(sql, stream, change.number.saturating_sub(1), 1)?.first()
         && change.wins_over(held)
     {
-        sql.prepare_cached("INSERT OR REPLACE INTO changes (stream, number, domain, key, version) VALUES (?, ?, ?, ?, ?)")?
+        sql.prepare_cached("INSERT OR REPLACE INTO changes (stream, number, domain, key, version, about) VALUES (?, ?, ?, ?, ?, ?)")?
             .execute(row)?;
     }
     Ok(())
@@ -109,6 +110,7 @@ pub(super) fn clear_gap(
             last_error: String::new(),
             next_try: observed,
             observed,
+            expected: Expected::default(),
         };
         put_gap(sql, datacenter, &nothing, Some(wall_clock()))?;
     }
@@ -123,8 +125,8 @@ fn put_gap(
 ) -> Result<(), Fault> {
     sql.prepare_cached(
         "INSERT OR REPLACE INTO gaps
-            (datacenter, domain, key, observed, cleared_at, since, attempts, last_error, next_try)
-            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+            (datacenter, domain, key, observed, cleared_at, since, attempts, last_error, next_try, expected_head, expected_class)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
     )?
     .execute(params![
         datacenter.as_str(),
@@ -136,6 +138,8 @@ fn put_gap(
         gap.attempts,
         gap.last_error,
         gap.next_try.0,
+        gap.expected.head.map(|version| version.0),
+        gap.expected.class.map(|version| version.0),
     ])?;
     Ok(())
 }

@@ -16,7 +16,9 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 
-use super::{Change, FileRecord, FileWrite, Gap, Ledger, StreamId, Strength, TokenRange};
+use super::{
+    About, Change, Expected, FileRecord, FileWrite, Gap, Ledger, StreamId, Strength, TokenRange,
+};
 use crate::file::{
     Class, ClassCell, Content, Datacenter, Fid, FileName, Held, Op, Put, Replica, Revision,
 };
@@ -160,6 +162,10 @@ fn gap(name: &str, observed: i64, next_try: i64) -> Gap {
         last_error: "connect to tx01: refused".to_owned(),
         next_try: Version(next_try),
         observed: Version(observed),
+        expected: Expected {
+            head: Some(Version(observed)),
+            class: None,
+        },
     }
 }
 
@@ -311,6 +317,10 @@ async fn streams(ledger: Arc<dyn Ledger>, mut rng: StdRng) {
         number,
         file: (number != 5).then(|| file(&format!("changes/{number}"))),
         version: Version(1000 + number as i64),
+        about: match number % 3 {
+            0 => About::Class,
+            _ => About::Head,
+        },
     };
     // 1 to 40 with some holes, twice, in any order, on one stream; another has its own numbers.
     let holes = [4, 17, 18, 33];
@@ -380,6 +390,7 @@ async fn names(ledger: Arc<dyn Ledger>) {
             number: 1 + n as u64,
             file: Some(file.clone()),
             version: Version(version),
+            about: About::Head,
         };
         ledger
             .append_change(&stream("names"), &change, Local)
@@ -518,6 +529,7 @@ async fn many_writers(ledger: Arc<dyn Ledger>, mut rng: StdRng) {
                         number: 1 + task * 20 + n,
                         file: Some(own),
                         version: Version(1),
+                        about: About::Head,
                     };
                     let stream = stream("many");
                     ledger.append_change(&stream, &change, Local).await.unwrap();

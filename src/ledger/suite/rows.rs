@@ -9,7 +9,7 @@ use rand::seq::SliceRandom;
 
 use super::{datacenter, file, gap, stream};
 use crate::file::{Cell, Class, Domain};
-use crate::ledger::{Cursor, DatacenterRecord, Gap, Ledger, NodeRecord, Placement};
+use crate::ledger::{Cursor, DatacenterRecord, Expected, Gap, Ledger, NodeRecord, Placement};
 use crate::version::Version;
 
 pub(super) async fn gap_life(ledger: Arc<dyn Ledger>) {
@@ -29,6 +29,10 @@ pub(super) async fn gap_life(ledger: Arc<dyn Ledger>) {
     let second = Gap {
         attempts: 3,
         last_error: "500".to_owned(),
+        expected: Expected {
+            head: None,
+            class: Some(Version(7)),
+        },
         ..gap("gap", 20, 200)
     };
     set(&second).await;
@@ -127,6 +131,7 @@ pub(super) async fn last_word(ledger: Arc<dyn Ledger>, mut rng: StdRng) {
     let node = |heartbeat, last_number| NodeRecord {
         stream: stream("01"),
         last_number,
+        delivered: last_number / 2,
         oldest_undelivered: Some(Version(3)),
         oldest_open: None,
         clock_mark: Version(9),

@@ -1,0 +1,144 @@
+//! What the journal's one writer shares with its many handles: the index, the clock, and how the journal is.
+//!
+//! Always true: a journal that has stopped stays so until the process starts anew; every change of its state is in the log.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+
+use super::folder::Counters;
+use super::index::Index;
+use crate::version::Clock;
+
+/// What the writer shares with the handles.
+pub struct Core {
+    pub index: Index,
+    pub clock: Arc<Clock>,
+    pub confirmed: Confirmed,
+    pub work: Notify,
+    pub ended: watch::Sender<bool>,
+    state: Mutex<State>,
+    last_number: AtomicU64,
+}
+
+/// Announcements that the ledger has, as far as their rows may still be there.
+#[derive(Default)]
+pub struct Confirmed(Mutex<BTreeSet<u64>>);
+
+impl Confirmed {
+    /// Takes them in. True if there were none: the writer has to be told then.
+    pub fn add(&self, ids: Vec<u64>) -> bool {
+        let mut confirmed = self.0.lock();
+        let first = confirmed.is_empty() && !ids.is_empty();
+        confirmed.extend(ids);
+        first
+    }
+
+    pub fn any(&self) -> bool {
+        !self.0.lock().is_empty()
+    }
+
+    pub fn all(&self) -> BTreeSet<u64> {
+        self.0.lock().clone()
+    }
+
+    /// Their rows are gone.
+    pub fn deleted(&self, ids: &BTreeSet<u64>) {
+        let mut confirmed = self.0.lock();
+        *confirmed = &*confirmed - ids;
+    }
+}
+
+/// Whether intents are taken.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum State {
+    /// They are.
+    Taking,
+    /// The last transaction failed for this reason. The next may succeed.
+    Ailing(String),
+    /// An fsync failed for this reason. Nothing is taken until the process starts anew.
+    Stopped(String),
+    /// The writer has ended.
+    Closed,
+}
+
+impl Core {
+    pub fn new(index: Index, counters: &Counters) -> Core {
+        Core {
+            index,
+            clock: Arc::new(Clock::new(counters.mark)),
+            confirmed: Confirmed::default(),
+            work: Notify::new(),
+            ended: watch::Sender::new(false),
+            state: Mutex::new(State::Taking),
+            last_number: AtomicU64::new(counters.number),
+        }
+    }
+
+    /// Changes the state, and says so in the log.
+    pub fn set_state(&self, new: State) {
+        let mut state = self.state.lock();
+        if *state == new || matches!(*state, State::Stopped(_)) {
+            return;
+        }
+        match (&*state, &new) {
+            (State::Taking, State::Ailing(why)) => tracing::error!(
+                "the journal cannot be written, and mutations are refused until it can: {why}"
+            ),
+            (State::Ailing(_), State::Taking) => {
+                tracing::info!("the journal can be written again");
+            }
+            (_, State::Stopped(why)) => tracing::error!(
+                "the disk has failed to keep what was written to the journal: {why}; mutations are refused from now on: \
+                 look at the disk, then restart this process, which goes on with what the disk has kept"
+            ),
+            _ => {}
+        }
+        *state = new;
+    }
+
+    pub fn taking(&self) -> bool {
+        *self.state.lock() == State::Taking
+    }
+
+    pub fn stopped(&self) -> bool {
+        matches!(*self.state.lock(), State::Stopped(_))
+    }
+
+    /// Whether the last transaction failed.
+    pub fn ailing(&self) -> bool {
+        matches!(*self.state.lock(), State::Ailing(_))
+    }
+
+    pub fn why_unwritable(&self) -> String {
+        match &*self.state.lock() {
+            State::Taking => String::new(),
+            State::Ailing(why) => why.clone(),
+            State::Stopped(why) => format!("it stopped after {why}; restart the process"),
+            State::Closed => "it is closed".to_owned(),
+        }
+    }
+
+    pub fn last_number(&self) -> u64 {
+        self.last_number.load(Ordering::Acquire)
+    }
+
+    pub fn set_last_number(&self, number: u64) {
+        self.last_number.store(number, Ordering::Release);
+    }
+
+    /// There is something to settle or deliver.
+    pub fn wake(&self) {
+        self.work.notify_waiters();
+        // Kept for whoever is not waiting just now.
+        self.work.notify_one();
+    }
+
+    pub fn end(&self) {
+        self.set_state(State::Closed);
+        self.ended.send_replace(true);
+    }
+}
