@@ -4,7 +4,8 @@
 //! versions follow the tracker's order, unless one is not answered for long: then the next goes out beside it, and whoever
 //! was passed knows ([`KeyGuard::was_passed`]); two keys are locked in sorted order, so nobody waits in a circle;
 //! a client never waits longer than the limit it gives, and repair, which asks with
-//! [`KeyLocks::try_lock`] and looks at [`KeyGuard::wanted`], never waits at all.
+//! [`KeyLocks::try_lock`] and looks at [`KeyGuard::wanted`], never waits at all, and by a [`Watch`] learns of every
+//! client that was at the key since repair looked at it, also of one whose change the journal has delivered and forgotten.
 //! Left open: several processes of one datacenter. [`KeyLocks`] is the one place that will know of them.
 //! Killed in the middle: locks are memory; the journal's intents tell what was under way.
 
@@ -31,6 +32,10 @@ struct Slot {
     waiting: AtomicUsize,
     /// Guards ever given.
     turns: AtomicU64,
+    /// Guards of [`KeyLocks::lock`]: more than one where some went on beside the others.
+    clients: AtomicUsize,
+    /// How many of these guards have been released, as far as the slot remembers.
+    released: AtomicUsize,
 }
 
 /// The permission to change the files it names. Released when dropped.
@@ -41,16 +46,19 @@ pub struct KeyGuard {
 struct Held {
     /// `None` when the limit passed first: the caller goes on beside whoever holds the lock.
     _permit: Option<OwnedMutexGuard<()>>,
+    /// Of a client's guard.
+    _client: Option<AtKey>,
     user: User,
     /// The slot's `turns` when this one was given.
     turn: u64,
 }
 
 impl Held {
-    fn begin(permit: Option<OwnedMutexGuard<()>>, user: User) -> Self {
+    fn begin(permit: Option<OwnedMutexGuard<()>>, client: Option<AtKey>, user: User) -> Self {
         let turn = user.slot.turns.fetch_add(1, Ordering::AcqRel) + 1;
         Self {
             _permit: permit,
+            _client: client,
             user,
             turn,
         }
@@ -82,23 +90,35 @@ impl KeyLocks {
                     permit
                 }
             };
-            held.push(Held::begin(permit, user));
+            let client = AtKey::begin(&user.slot);
+            held.push(Held::begin(permit, Some(client), user));
         }
         KeyGuard { held }
     }
 
-    /// For repair: all keys at once or none, without waiting.
+    /// For repair: all keys at once or none, without waiting. None also while a client is at a key that went on
+    /// beside another.
     pub fn try_lock(&self, files: &[&FileName]) -> Option<KeyGuard> {
         let mut held = Vec::with_capacity(files.len());
         for file in sorted(files) {
             let user = self.user(file);
             let permit = Arc::clone(&user.slot.mutex).try_lock_owned().ok()?;
-            held.push(Held::begin(Some(permit), user));
+            if user.slot.clients.load(Ordering::Acquire) > 0 {
+                return None;
+            }
+            held.push(Held::begin(Some(permit), None, user));
         }
         Some(KeyGuard { held })
     }
 
-    /// Keys that somebody holds or waits for now.
+    /// Remembers from now on whether clients were at the key.
+    pub fn watch(&self, file: &FileName) -> Watch {
+        let user = self.user(file);
+        let seen = user.slot.released.load(Ordering::Acquire);
+        Watch { user, seen }
+    }
+
+    /// Keys that somebody holds, waits for or watches now.
     pub fn in_use(&self) -> usize {
         self.slots.len()
     }
@@ -110,6 +130,8 @@ impl KeyLocks {
                 users: AtomicUsize::new(0),
                 waiting: AtomicUsize::new(0),
                 turns: AtomicU64::new(0),
+                clients: AtomicUsize::new(0),
+                released: AtomicUsize::new(0),
             })
         });
         // Counted while the map's entry is held, so that nobody removes the slot in between.
@@ -143,6 +165,42 @@ impl<'a> Waiting<'a> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Counts one client's guard, until the lock is released.
+struct AtKey(Arc<Slot>);
+
+impl AtKey {
+    fn begin(slot: &Arc<Slot>) -> Self {
+        slot.clients.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(slot))
+    }
+}
+
+impl Drop for AtKey {
+    fn drop(&mut self) {
+        self.0.released.fetch_add(1, Ordering::AcqRel);
+        self.0.clients.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// An eye on one key: what was learned of the key after the watch began holds as long as it is untouched.
+pub struct Watch {
+    user: User,
+    seen: usize,
+}
+
+impl Watch {
+    /// Whether no client has released the key since. Asked under the key's lock it says that none was at it at all.
+    pub fn is_untouched(&self) -> bool {
+        self.user.slot.released.load(Ordering::Acquire) == self.seen
+    }
+}
+
+impl std::fmt::Debug for Watch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Watch({})", self.user.file)
     }
 }
 
@@ -197,6 +255,30 @@ mod tests {
         assert!(locks.try_lock(&[&a]).is_none());
         drop(guard);
         assert!(locks.try_lock(&[&a]).is_some());
+        assert_eq!(locks.in_use(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_sees_every_client_and_repair_waits_for_those_who_went_on_beside() {
+        let locks = KeyLocks::default();
+        let (a, limit) = (file("a"), Duration::from_secs(5));
+        let watch = locks.watch(&a);
+        drop(locks.try_lock(&[&a]).expect("nobody holds it"));
+        assert!(watch.is_untouched(), "repair itself is no client");
+        drop(locks.lock(&[&a], limit).await);
+        assert!(!watch.is_untouched());
+        drop(watch);
+
+        let first = locks.lock(&[&a], limit).await;
+        let second = locks.lock(&[&a], limit).await;
+        let watch = locks.watch(&a);
+        assert!(second.overran());
+        drop(first);
+        assert!(!watch.is_untouched(), "it was there when the watch began");
+        assert!(locks.try_lock(&[&a]).is_none(), "the second is still there");
+        drop(second);
+        assert!(locks.try_lock(&[&a]).is_some());
+        drop(watch);
         assert_eq!(locks.in_use(), 0);
     }
 

@@ -160,7 +160,10 @@ impl Reconciler {
         };
         for (view, _) in views {
             let now = self.journal.standing(&view.file);
-            if now.open || now.newest > view.standing.newest.max(Some(version)) {
+            if now.open
+                || now.newest > view.standing.newest.max(Some(version))
+                || !view.watch.is_untouched()
+            {
                 return Err(NotDone::Later("it was changed here just now".into()));
             }
         }

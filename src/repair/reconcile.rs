@@ -20,7 +20,7 @@ use crate::file::{Class, Content, Datacenter, FileName, Held, Key, Op, Put, Revi
 use crate::journal::settle::Look;
 use crate::journal::{Journal, JournalError, Standing};
 use crate::ledger::{Expected, FileRecord, Ledger, LedgerError, Strength};
-use crate::locks::KeyLocks;
+use crate::locks::{KeyLocks, Watch};
 use crate::trackers::{TrackerError, Trackers};
 use crate::version::{Version, wall_clock};
 
@@ -112,6 +112,8 @@ pub(super) struct View {
     /// The ledger's record, and over it what this datacenter is about to tell the ledger.
     pub(super) record: FileRecord,
     pub(super) standing: Standing,
+    /// Since before anything was read: a client's change that began and was delivered meanwhile is seen by nobody else.
+    pub(super) watch: Arc<Watch>,
 }
 
 impl View {
@@ -186,6 +188,11 @@ impl Reconciler {
         file: &FileName,
         expects: &mut Expected,
     ) -> Result<Did, NotDone> {
+        // Before anything is looked at, and also where nothing is to be done: a client who changes the file after this
+        // is newer, and one who was before is seen.
+        if let Some(version) = expects.head.max(expects.class) {
+            let _beyond = self.journal.clock().observe(version);
+        }
         let mut view = self.look(file, Strength::Local).await?;
         if expects.missing_in(&view.record).is_none() {
             *expects = Expected::default();
@@ -203,6 +210,7 @@ impl Reconciler {
     /// Reads a file. Also says whether it can be touched: a change under way is waited for.
     pub(super) async fn look(&self, file: &FileName, strength: Strength) -> Result<View, NotDone> {
         let _one_of = self.looks.acquire().await;
+        let watch = Arc::new(self.locks.watch(file));
         // Journal, outbox, ledger, in this order: what leaves the one in between is found in the next.
         let standing = self.journal.standing(file);
         if standing.open {
@@ -225,6 +233,7 @@ impl Reconciler {
             file: file.clone(),
             record,
             standing,
+            watch,
         };
         // From here on a client who changes the key is newer than what arrived. What is too far ahead is remembered
         // for this key alone: it must not carry the shared clock along.
