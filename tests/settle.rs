@@ -13,12 +13,12 @@ use futures::StreamExt;
 use parking_lot::Mutex;
 use phylactery::config::JournalConfig;
 use phylactery::events::Events;
-use phylactery::file::{Class, Datacenter, Fid, FileName, NodeName, Op};
+use phylactery::file::{Class, Content, Datacenter, Fid, FileName, NodeName, Op};
 use phylactery::journal::deliver::Deliverer;
 use phylactery::journal::settle::{Look, LookError, Row, Settler};
 use phylactery::journal::{By, Details, Journal, Mutation, Outcome};
 use phylactery::ledger::embedded::EmbeddedLedger;
-use phylactery::ledger::{Ledger, Strength};
+use phylactery::ledger::{FileRecord, Ledger, Strength};
 use phylactery::locks::KeyLocks;
 use phylactery::version::{MAX_AHEAD, Version, wall_clock};
 use rand::rngs::StdRng;
@@ -557,4 +557,81 @@ async fn what_is_stamped_too_far_ahead_waits_and_clients_do_not() {
         last.0 - bound
     );
     site.close().await;
+}
+
+/// A request loses its answer, a client goes on beside it, and the tracker carries the first out last.
+async fn carried_out_late(by: By, late: Mutation) -> FileRecord {
+    let home = tempfile::tempdir().expect("a folder");
+    let (model, locks) = (Model::default(), KeyLocks::default());
+    let ledger: Arc<dyn Ledger> =
+        Arc::new(EmbeddedLedger::open(home.path().join("ledger.db")).expect("the ledger opens"));
+    let site = Site::open(&home.path().join("journal"), ledger, &model, true);
+    let file = FileName::from_bytes(b"d", b"k");
+    let class = Class::default_class();
+    let put = |fid| Mutation::Put {
+        file: file.clone(),
+        fid: Some(Fid(fid)),
+        details: Details {
+            class: Some(class.clone()),
+            size: Some(SIZE),
+            checksum: None,
+        },
+    };
+    let intend = async |by, mutation: &Mutation| {
+        let guard = locks.lock(&[&file], LOCK_WAIT).await;
+        let intent = site.journal.intend(&guard, by, mutation.clone()).await;
+        intent.expect("written")
+    };
+    let before = intend(By::Client, &put(1)).await;
+    before.outcome(model.0.lock().execute(&put(1), &class));
+    let lost = intend(by, &late).await;
+    let newer = intend(By::Client, &put(2)).await;
+    newer.outcome(model.0.lock().execute(&put(2), &class));
+    model.0.lock().execute(&late, &class);
+    lost.outcome(Outcome::Lost);
+    while site.journal.depth().entries > 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let record = site.ledger.read(&file, Strength::Local).await;
+    site.close().await;
+    record.expect("readable")
+}
+
+#[tokio::test]
+async fn what_repair_does_late_takes_a_clients_newer_file_from_here_and_from_nowhere_else() {
+    let file = FileName::from_bytes(b"d", b"k");
+    let head_fid = |record: &FileRecord| {
+        let put = record.head.as_ref().and_then(|head| head.put());
+        put.map(|put| put.fid)
+    };
+    let held = |record: &FileRecord| record.replicas[&us()].held.clone();
+
+    let delete = Mutation::Delete { file: file.clone() };
+    let record = carried_out_late(By::Repair { content: None }, delete.clone()).await;
+    assert_eq!(head_fid(&record), Some(Fid(2)), "{record:#?}");
+    assert_eq!(held(&record), None, "{record:#?}");
+
+    let old = Content {
+        version: Version(5),
+        origin: "tx01".parse().expect("a name"),
+        node: node(),
+    };
+    let copy = Mutation::Put {
+        file,
+        fid: Some(Fid(3)),
+        details: Details::default(),
+    };
+    let by = By::Repair {
+        content: Some(old.clone()),
+    };
+    let record = carried_out_late(by, copy.clone()).await;
+    assert_eq!(head_fid(&record), Some(Fid(2)), "{record:#?}");
+    let copied = held(&record).expect("the copy");
+    assert_eq!((copied.fid, copied.content), (Fid(3), old), "{record:#?}");
+
+    // Of two clients the tracker's last is the last.
+    let record = carried_out_late(By::Client, copy).await;
+    assert_eq!(head_fid(&record), Some(Fid(3)), "{record:#?}");
+    let record = carried_out_late(By::Client, delete).await;
+    assert_eq!(head_fid(&record), None, "{record:#?}");
 }

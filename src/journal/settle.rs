@@ -498,7 +498,9 @@ impl Settler {
     }
 
     /// What to say of a key that a later mutation is known to have decided; `None` if none has. What came before it is
-    /// no matter, unless its answer was lost and the tracker carried it out late, after the later one.
+    /// no matter, unless its answer was lost and the tracker carried it out late, after the later one. What repair did late is
+    /// an accident here, and nothing that other datacenters should do: only what is held here now is told, and repair
+    /// brings back what should be.
     async fn covered(
         &self,
         entry: &Entry,
@@ -525,7 +527,7 @@ impl Settler {
             ) => {
                 self.seen_absent_twice(entry, file)?;
                 tracing::warn!(%file, "a request without an answer was carried out late and removed a newer file");
-                vec![self.announcer.delete(version, &By::Client, file)]
+                vec![self.announcer.delete(version, &entry.by, file)]
             }
             (_, Some(row), Mutation::Put { fid: Some(fid), .. })
                 if row.fid == *fid && !later.names(file, *fid) =>
@@ -542,7 +544,7 @@ impl Settler {
         let content = self.announcer.content_of(entry.version, &entry.by);
         let bytes = self.bytes_of(content, row);
         let version = last.version.next();
-        self.announcer.put(version, &By::Client, file, &bytes)
+        self.announcer.put(version, &entry.by, file, &bytes)
     }
 
     /// What to say of a key where the tracker's state does not show that this intent was carried out.
@@ -581,12 +583,8 @@ impl Settler {
             }
             (None, Some(_)) => {
                 self.seen_absent_twice(entry, file)?;
-                tracing::warn!(%file, "the tracker holds this no more and no intent explains it; announced as deleted");
-                Ok(vec![self.announcer.delete(
-                    entry.version,
-                    &By::Client,
-                    file,
-                )])
+                tracing::warn!(%file, by = ?entry.by, "the tracker holds this no more and no intent explains it; announced as gone");
+                Ok(vec![self.announcer.delete(entry.version, &entry.by, file)])
             }
         }
     }
