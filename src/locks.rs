@@ -300,7 +300,7 @@ mod tests {
         assert!(!repair.wanted() && repair.was_passed());
         drop(repair);
         // The next one has the lock to itself, and yet is beside the client that never had it.
-        let next = locks.try_lock(&[&a]).expect("free");
+        let next = locks.lock(&[&a], Duration::from_secs(5)).await;
         assert!(client.was_passed() && !next.overran() && !next.was_passed());
         drop((client, next));
         assert_eq!(locks.in_use(), 0);

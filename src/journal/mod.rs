@@ -28,6 +28,7 @@ pub mod deliver;
 mod folder;
 mod handle;
 mod index;
+mod later;
 mod look;
 mod rows;
 pub mod settle;
