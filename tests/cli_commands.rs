@@ -266,6 +266,18 @@ fn a_tracker_stops_when_a_client_says_shutdown() {
     assert_eq!(child.ends_with(), Some(0));
 }
 
+/// What the tracker says of itself.
+fn stats(address: SocketAddr) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(b"!stats\r\n").unwrap();
+    let mut told = String::new();
+    let mut lines = BufReader::new(stream);
+    while !told.ends_with("\r\n.\r\n") {
+        assert!(lines.read_line(&mut told).unwrap() > 0, "{told}");
+    }
+    told
+}
+
 #[test]
 fn a_second_signal_ends_it_at_once() {
     let folder = tempfile::tempdir().unwrap();
@@ -273,9 +285,12 @@ fn a_second_signal_ends_it_at_once() {
     // A request that keeps the tracker from ending by itself.
     let mut busy = TcpStream::connect(address).unwrap();
     busy.write_all(b"sleep duration=30\r\n").unwrap();
-    assert!(request(address, "noop").starts_with("OK"));
-    child.signal(libc::SIGTERM);
     let deadline = Instant::now() + Duration::from_secs(60);
+    while !stats(address).contains("processing_queries 1") {
+        assert!(Instant::now() < deadline, "{}", stats(address));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.signal(libc::SIGTERM);
     while TcpStream::connect(address).is_ok() {
         assert!(Instant::now() < deadline, "it still accepts");
         std::thread::sleep(Duration::from_millis(5));
