@@ -299,20 +299,30 @@ async fn what_was_acknowledged_survives_kill_9() {
     for round in 0..4 {
         // Two processes, both killed in the middle; the first round also makes the file.
         let mut children = [0, 1].map(|n| as_child(&path, &format!("r{round}c{n}"), ""));
+        let (begun, beginning) = std::sync::mpsc::channel();
         let readers = children.each_mut().map(|child| {
             let out = BufReader::new(child.stdout.take().unwrap());
+            let mut begun = Some(begun.clone());
             std::thread::spawn(move || {
                 let lines = out.lines().map_while(Result::ok);
                 let acknowledged = lines.filter_map(|line| {
                     let rest = line.strip_prefix("acknowledged ")?;
+                    if let Some(begun) = begun.take() {
+                        begun.send(()).unwrap();
+                    }
                     let (key, n) = rest.split_once(' ')?;
                     Some((key.to_owned(), n.parse().ok()?))
                 });
                 acknowledged.collect::<Vec<(String, i64)>>()
             })
         });
-        // Time for both to get going and to collide; the moment itself is left to chance.
-        std::thread::sleep(Duration::from_millis(rng.random_range(500..1000)));
+        for _ in 0..2 {
+            beginning
+                .recv_timeout(Duration::from_secs(60))
+                .expect("both write");
+        }
+        // Both have got going, and collide; the moment itself is left to chance.
+        std::thread::sleep(Duration::from_millis(rng.random_range(0..400)));
         for child in &mut children {
             child.kill().unwrap();
         }
