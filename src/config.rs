@@ -98,6 +98,91 @@ pub enum LedgerConfig {
         /// `path`: the file; required.
         path: PathBuf,
     },
+    /// `kind = "cassandra"`: a cluster over all datacenters.
+    Cassandra(CassandraConfig),
+}
+
+/// `[ledger]` with `kind = "cassandra"`.
+#[derive(Clone, Debug)]
+pub struct CassandraConfig {
+    /// `contact_points`: `host:port` of nodes, the nearest first; required. One that answers is enough: it names the others.
+    pub contact_points: Vec<String>,
+    /// `local_datacenter`: ours, as Cassandra names it; required. No request goes to a node of another one.
+    pub local_datacenter: String,
+    /// `keyspace`: that `schema/` made; `phylactery` by default.
+    pub keyspace: String,
+    /// `write_consistency`: what a write has to reach in the end; `ALL` by default.
+    pub write_consistency: WriteConsistency,
+    /// `username`: for a cluster that asks for one.
+    pub username: Option<String>,
+    /// `password_file`: whose first line is the password. Without it the variable [`PASSWORD_VARIABLE`] counts.
+    pub password_file: Option<PathBuf>,
+    /// `tls_ca`: a PEM file of who may vouch for the cluster's nodes; with it, connections are encrypted.
+    pub tls_ca: Option<PathBuf>,
+    /// `tls_cert`: our own certificate, PEM, for a cluster that asks for one.
+    pub tls_cert: Option<PathBuf>,
+    /// `tls_key`: its key, PEM.
+    pub tls_key: Option<PathBuf>,
+    /// `compression`: of the connections; `lz4` by default.
+    pub compression: LedgerCompression,
+    /// `request_timeout`: how long one request may take. 5 s by default: Cassandra itself gives up after 2 to 5.
+    pub request_timeout: Duration,
+    /// `connect_timeout`: how long one connection may take to open. 5 s by default.
+    pub connect_timeout: Duration,
+}
+
+/// The variable that holds the password where `password_file` is not set.
+pub const PASSWORD_VARIABLE: &str = "PHYLACTERY_LEDGER_PASSWORD";
+
+/// What a write to the ledger has to reach before it is no debt any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum WriteConsistency {
+    /// `ALL`: every copy in every datacenter.
+    #[default]
+    All,
+    /// `EACH_QUORUM`: a quorum in every datacenter.
+    EachQuorum,
+    /// `LOCAL_QUORUM`: a quorum here; the rest is Cassandra's business (hints, repair).
+    LocalQuorum,
+}
+
+impl WriteConsistency {
+    /// All of them, by the names that they have in Cassandra.
+    pub const NAMES: [(&str, WriteConsistency); 3] = [
+        ("ALL", WriteConsistency::All),
+        ("EACH_QUORUM", WriteConsistency::EachQuorum),
+        ("LOCAL_QUORUM", WriteConsistency::LocalQuorum),
+    ];
+
+    /// The name that it has in Cassandra.
+    pub fn name(self) -> &'static str {
+        match self {
+            WriteConsistency::All => "ALL",
+            WriteConsistency::EachQuorum => "EACH_QUORUM",
+            WriteConsistency::LocalQuorum => "LOCAL_QUORUM",
+        }
+    }
+}
+
+/// How connections to the ledger are compressed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum LedgerCompression {
+    /// `lz4`.
+    #[default]
+    Lz4,
+    /// `snappy`.
+    Snappy,
+    /// `none`.
+    None,
+}
+
+impl LedgerCompression {
+    /// All of them, by name.
+    pub const NAMES: [(&str, LedgerCompression); 3] = [
+        ("lz4", LedgerCompression::Lz4),
+        ("snappy", LedgerCompression::Snappy),
+        ("none", LedgerCompression::None),
+    ];
 }
 
 /// `[repair]`: bringing here what is missing here.

@@ -21,6 +21,7 @@ use crate::events::Events;
 use crate::journal::deliver::Deliverer;
 use crate::journal::settle::Settler;
 use crate::journal::{Depth, Journal, Refused};
+use crate::ledger::cassandra::{CassandraLedger, OpenError};
 use crate::ledger::embedded::EmbeddedLedger;
 use crate::ledger::{Ledger, awaited};
 use crate::locks::KeyLocks;
@@ -175,12 +176,33 @@ async fn open_stores(config: &Config) -> anyhow::Result<(Journal, Arc<dyn Ledger
     let (of_journal, us) = (config.journal.clone(), config.datacenter.clone());
     let opening = move || Journal::open(&of_journal, &us.name, &us.node);
     let journal = tokio::task::spawn_blocking(opening).await??;
-    let LedgerConfig::Embedded { path } = &config.ledger;
-    let (name, path) = (format!("the ledger {}", path.display()), path.clone());
-    let ledger = awaited::open(name, move || {
-        EmbeddedLedger::open(&path).map(|ledger| Arc::new(ledger) as Arc<dyn Ledger>)
-    });
-    Ok((journal, ledger.await?))
+    Ok((journal, open_ledger(&config.ledger).await?))
+}
+
+async fn open_ledger(config: &LedgerConfig) -> anyhow::Result<Arc<dyn Ledger>> {
+    match config {
+        LedgerConfig::Embedded { path } => {
+            let (name, path) = (format!("the ledger {}", path.display()), path.clone());
+            let opening = awaited::open(name, move || {
+                EmbeddedLedger::open(&path).map(|ledger| Arc::new(ledger) as Arc<dyn Ledger>)
+            });
+            Ok(opening.await?)
+        }
+        LedgerConfig::Cassandra(config) => {
+            let (name, config) = (CassandraLedger::name(config), config.clone());
+            Ok(awaited::open_behind(name, move || {
+                let config = config.clone();
+                async move {
+                    let _ledger = CassandraLedger::open(&config).await?;
+                    Err::<Arc<dyn Ledger>, OpenError>(OpenError::Schema(
+                        crate::ledger::cassandra::schema::SchemaError::NoKeyspace {
+                            keyspace: config.keyspace.clone(),
+                        },
+                    ))
+                }
+            }))
+        }
+    }
 }
 
 /// What the API asks of the other parts.

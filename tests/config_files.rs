@@ -205,7 +205,9 @@ fn sizes_times_and_addresses_may_be_written_in_several_ways() {
     assert!(config.proxy.deny.is_empty());
     assert_eq!(config.journal.path, Path::new("/var/journal"));
     assert_eq!(config.journal.max_size, 3 << 29);
-    let LedgerConfig::Embedded { path } = config.ledger;
+    let LedgerConfig::Embedded { path } = config.ledger else {
+        panic!("the smallest file has an embedded ledger")
+    };
     assert_eq!(path, folder.path().join("../ledger.db"));
 }
 

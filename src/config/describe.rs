@@ -11,7 +11,10 @@ impl Config {
     /// Every setting by the name that it has in the file, defaults included.
     pub fn to_json(&self) -> Value {
         let time = |span| humantime::format_duration(span).to_string();
-        let LedgerConfig::Embedded { path: ledger } = &self.ledger;
+        let ledger = match &self.ledger {
+            LedgerConfig::Embedded { path } => json!({ "kind": "embedded", "path": path }),
+            LedgerConfig::Cassandra(_) => json!({ "kind": "cassandra" }),
+        };
         json!({
             "datacenter": {
                 "name": self.datacenter.name,
@@ -37,7 +40,7 @@ impl Config {
                 "max_size": self.journal.max_size,
                 "quiet_time": time(self.journal.quiet_time),
             },
-            "ledger": { "kind": "embedded", "path": ledger },
+            "ledger": ledger,
             "repair": {
                 "enabled": self.repair.enabled,
                 "copies_at_once": self.repair.copies_at_once,
@@ -59,7 +62,12 @@ impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let time = humantime::format_duration;
         let (proxy, journal, repair) = (&self.proxy, &self.journal, &self.repair);
-        let LedgerConfig::Embedded { path: ledger } = &self.ledger;
+        let ledger = match &self.ledger {
+            LedgerConfig::Embedded { path } => format!("embedded, {}", path.display()),
+            LedgerConfig::Cassandra(cassandra) => {
+                format!("Cassandra, keyspace {}", cassandra.keyspace)
+            }
+        };
         let mut line = |name: &str, text: String| writeln!(f, "  {name:<11} {text}");
         line(
             "datacenter",
@@ -94,7 +102,7 @@ impl fmt::Display for Config {
                 in_bytes(journal.max_size)
             ),
         )?;
-        line("ledger", format!("embedded, {}", ledger.display()))?;
+        line("ledger", ledger)?;
         line(
             "repair",
             match repair.enabled {

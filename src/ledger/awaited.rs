@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use backon::BackoffBuilder;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::{
@@ -38,47 +39,88 @@ pub async fn open<E: Display + Send + 'static>(
     tracing::warn!(
         "{name} does not open yet; clients are served, and announcements wait in the journal"
     );
-    let awaited = Arc::new(Awaited {
-        name,
-        there: OnceLock::new(),
-        came: Notify::new(),
-    });
-    let waiting = Arc::clone(&awaited);
-    tokio::spawn(async move {
-        let mut pauses = backon::ExponentialBuilder::default()
-            .with_max_delay(LONGEST_PAUSE)
-            .with_jitter()
-            .without_max_times()
-            .build();
-        let mut attempt = first;
-        loop {
+    let mut first = Some(first);
+    let attempt = move || {
+        let again = || tokio::task::spawn_blocking(open.clone());
+        let attempt = first.take().unwrap_or_else(again);
+        async move {
             match attempt.await {
-                Ok(Ok(ledger)) => {
-                    tracing::info!("{} is open", waiting.name);
-                    waiting.arrived(ledger);
-                    return;
-                }
-                Ok(Err(why)) => tracing::warn!("{why}; it is tried again"),
-                Err(why) => tracing::error!("open {}: {why}", waiting.name),
+                Ok(opened) => opened.map_err(|why| why.to_string()),
+                Err(why) => Err(format!("open it: {why}")),
             }
-            tokio::time::sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
-            // Nobody holds it any more but this task.
-            if Arc::strong_count(&waiting) == 1 {
-                return;
-            }
-            attempt = tokio::task::spawn_blocking(open.clone());
         }
-    });
-    Ok(awaited)
+    };
+    Ok(Awaited::begin(name, attempt))
+}
+
+/// Opens a ledger that is reached over a network: no state of it, and no mistake in how it is reached, keeps clients from
+/// being served. What went wrong is in the log, and in what every call says until it is there.
+pub fn open_behind<E, F>(name: String, open: impl Fn() -> F + Send + 'static) -> Arc<dyn Ledger>
+where
+    E: Display + Send + 'static,
+    F: Future<Output = Result<Arc<dyn Ledger>, E>> + Send + 'static,
+{
+    Awaited::begin(name, move || {
+        let opening = open();
+        async move { opening.await.map_err(|why| why.to_string()) }
+    })
 }
 
 struct Awaited {
     name: String,
     there: OnceLock<Arc<dyn Ledger>>,
     came: Notify,
+    /// Why the last attempt failed.
+    why: Mutex<Option<String>>,
 }
 
 impl Awaited {
+    /// Tries in the background until an attempt succeeds, or nobody holds the ledger any more.
+    fn begin<F>(name: String, mut attempt: impl FnMut() -> F + Send + 'static) -> Arc<dyn Ledger>
+    where
+        F: Future<Output = Result<Arc<dyn Ledger>, String>> + Send + 'static,
+    {
+        let awaited = Arc::new(Awaited {
+            name,
+            there: OnceLock::new(),
+            came: Notify::new(),
+            why: Mutex::default(),
+        });
+        let waiting = Arc::clone(&awaited);
+        tokio::spawn(async move {
+            let mut pauses = backon::ExponentialBuilder::default()
+                .with_max_delay(LONGEST_PAUSE)
+                .with_jitter()
+                .without_max_times()
+                .build();
+            loop {
+                match attempt().await {
+                    Ok(ledger) => {
+                        tracing::info!("{} is open", waiting.name);
+                        waiting.arrived(ledger);
+                        return;
+                    }
+                    Err(why) => waiting.failed(why),
+                }
+                tokio::time::sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
+                // Nobody holds it any more but this task.
+                if Arc::strong_count(&waiting) == 1 {
+                    return;
+                }
+            }
+        });
+        awaited
+    }
+
+    /// Told once for each reason, not for each attempt.
+    fn failed(&self, why: String) {
+        let mut last = self.why.lock();
+        if last.as_ref() != Some(&why) {
+            tracing::warn!("{why}; it is tried again, and clients are served meanwhile");
+        }
+        *last = Some(why);
+    }
+
     fn arrived(&self, ledger: Arc<dyn Ledger>) {
         let _only_once = self.there.set(ledger);
         self.came.notify_waiters();
@@ -87,7 +129,10 @@ impl Awaited {
     fn there(&self, doing: &'static str) -> Result<&Arc<dyn Ledger>, LedgerError> {
         self.there.get().ok_or_else(|| LedgerError::Unavailable {
             doing,
-            why: "it is not open yet".to_owned(),
+            why: match &*self.why.lock() {
+                Some(why) => format!("it is not open yet: {why}"),
+                None => "it is not open yet".to_owned(),
+            },
         })
     }
 }
@@ -100,6 +145,14 @@ macro_rules! passed_on {
             $(async fn $method(&self, $($arg: $type),*) -> Result<$answer, LedgerError> {
                 self.there($doing)?.$method($($arg),*).await
             })*
+
+            fn owes(&self) -> bool {
+                self.there.get().is_none_or(|ledger| ledger.owes())
+            }
+
+            fn unreachable(&self) -> Vec<String> {
+                self.there.get().map(|ledger| ledger.unreachable()).unwrap_or_default()
+            }
 
             fn describe(&self) -> String {
                 match self.there.get() {
