@@ -193,12 +193,8 @@ async fn open_ledger(config: &LedgerConfig) -> anyhow::Result<Arc<dyn Ledger>> {
             Ok(awaited::open_behind(name, move || {
                 let config = config.clone();
                 async move {
-                    let _ledger = CassandraLedger::open(&config).await?;
-                    Err::<Arc<dyn Ledger>, OpenError>(OpenError::Schema(
-                        crate::ledger::cassandra::schema::SchemaError::NoKeyspace {
-                            keyspace: config.keyspace.clone(),
-                        },
-                    ))
+                    let ledger = CassandraLedger::open(&config).await?;
+                    Ok::<_, OpenError>(Arc::new(ledger) as Arc<dyn Ledger>)
                 }
             }))
         }

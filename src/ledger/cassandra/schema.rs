@@ -1,5 +1,13 @@
 //! The tables in Cassandra: what `schema/` says, and whether the keyspace has it. A process never changes a schema by itself.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use scylla::client::session::Session;
+use scylla::deserialize::value::DeserializeValue;
+
+use super::OpenError;
+use crate::config::CassandraConfig;
+
 /// One file of `schema/`.
 #[derive(Clone, Copy, Debug)]
 pub struct SchemaFile {
@@ -23,6 +31,18 @@ pub const SCHEMA: u32 = FILES[FILES.len() - 1].version;
 
 /// The keyspace that the files name.
 pub const KEYSPACE: &str = "phylactery";
+
+/// The tables that this program reads and writes.
+const TABLES: [&str; 8] = [
+    "files",
+    "changes",
+    "gaps",
+    "nodes",
+    "datacenters",
+    "placements",
+    "cursors",
+    "meta",
+];
 
 /// Why the tables of a keyspace are not those that this program needs. Each says what to paste.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -65,4 +85,99 @@ pub enum SchemaError {
         /// Their version.
         found: String,
     },
+}
+
+/// Whether the keyspace is there, kept in our datacenter, with the tables that this program needs; makes it the session's.
+pub(super) async fn check(session: &Session, config: &CassandraConfig) -> Result<(), OpenError> {
+    let keyspace = &config.keyspace;
+    let here = &config.local_datacenter;
+    let there: BTreeSet<String> = session
+        .get_cluster_state()
+        .get_nodes_info()
+        .iter()
+        .filter_map(|node| node.datacenter.clone())
+        .collect();
+    if !there.contains(here) {
+        return Err(OpenError::NoSuchDatacenter {
+            name: here.clone(),
+            there: there.into_iter().collect(),
+        });
+    }
+    let replication = one_of::<BTreeMap<String, String>>(
+        session,
+        "SELECT replication FROM system_schema.keyspaces WHERE keyspace_name = ?",
+        keyspace,
+    );
+    let replication = replication.await?.into_iter().next();
+    let Some(replication) = replication else {
+        let keyspace = keyspace.clone();
+        return Err(SchemaError::NoKeyspace { keyspace }.into());
+    };
+    // Only this strategy names datacenters; under another one LOCAL_QUORUM is a matter of luck.
+    let copies = replication.get(here).map(String::as_str);
+    if copies.is_none_or(|copies| copies == "0") {
+        return Err(OpenError::NoCopyHere {
+            keyspace: keyspace.clone(),
+            datacenter: here.clone(),
+        });
+    }
+    let tables = one_of::<String>(
+        session,
+        "SELECT table_name FROM system_schema.tables WHERE keyspace_name = ?",
+        keyspace,
+    );
+    let tables: BTreeSet<String> = tables.await?.into_iter().collect();
+    if let Some(missing) = TABLES.iter().find(|table| !tables.contains(**table)) {
+        return Err(SchemaError::NoTable {
+            keyspace: keyspace.clone(),
+            table: (*missing).to_owned(),
+        }
+        .into());
+    }
+    let using = session.use_keyspace(keyspace, false).await;
+    using.map_err(|why| unanswered(&why))?;
+    let found = one_of::<String>(session, "SELECT value FROM meta WHERE name = ?", "schema");
+    let found = found.await?.into_iter().next().unwrap_or_default();
+    match found.parse() {
+        Ok(SCHEMA) => Ok(()),
+        Ok(found) if found < SCHEMA => Err(SchemaError::Old {
+            keyspace: keyspace.clone(),
+            found,
+        }
+        .into()),
+        // Somebody pasted a part of the file: the version is its last line.
+        Err(_) if found.is_empty() => Err(SchemaError::Old {
+            keyspace: keyspace.clone(),
+            found: 0,
+        }
+        .into()),
+        Ok(_) | Err(_) => Err(SchemaError::Newer {
+            keyspace: keyspace.clone(),
+            found,
+        }
+        .into()),
+    }
+}
+
+/// The first column of what a question with one name in it is answered by.
+async fn one_of<T: for<'f, 'm> DeserializeValue<'f, 'm>>(
+    session: &Session,
+    question: &'static str,
+    name: &str,
+) -> Result<Vec<T>, OpenError> {
+    let answer = session.query_unpaged(question, (name,)).await;
+    let rows = answer.map_err(|why| unanswered(&why))?.into_rows_result();
+    let rows = rows.map_err(|why| unanswered(&why))?;
+    let column = rows.rows::<(T,)>().map_err(|why| unanswered(&why))?;
+    column
+        .map(|row| row.map(|(value,)| value))
+        .collect::<Result<_, _>>()
+        .map_err(|why| unanswered(&why))
+}
+
+fn unanswered(why: &dyn std::fmt::Display) -> OpenError {
+    OpenError::Failed {
+        doing: "look at the schema",
+        why: why.to_string(),
+    }
 }

@@ -358,9 +358,17 @@ async fn streams(ledger: Arc<dyn Ledger>, mut rng: StdRng) {
     }
     assert_eq!(read(40, 2).await, wanted(&[edge - 1, edge]));
     assert_eq!(read(edge - 1, 1).await, wanted(&[edge]));
-    let both = [edge - 1, edge, edge + 1, next - 1, next];
-    assert_eq!(read(40, 10).await, wanted(&both));
-    assert_eq!(read(edge + 1, 10).await, wanted(&[next - 1, next]));
+    // A page may end at an edge; the next one goes on behind it.
+    let (mut met, mut after) = (Vec::new(), 40);
+    loop {
+        let page = read(after, 10).await;
+        match page.last() {
+            Some(last) => after = last.number,
+            None => break,
+        }
+        met.extend(page);
+    }
+    assert_eq!(met, wanted(&[edge - 1, edge, edge + 1, next - 1, next]));
     assert_eq!(read(next - 1, 10).await, wanted(&[next]));
 }
 
