@@ -92,6 +92,7 @@ pub struct JournalConfig {
 
 /// `[ledger]`: where the truth about all datacenters lives.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one in a process")]
 pub enum LedgerConfig {
     /// `kind = "embedded"`: an SQLite file, for one machine.
     Embedded {

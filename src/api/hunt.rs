@@ -85,6 +85,7 @@ impl Hunts {
                 files,
                 unreadable,
                 next,
+                reached: _,
             } = limited(deadline, reading).await?;
             for bad in unreadable {
                 tracing::warn!("a search for bad files passes over what cannot be read: {bad:?}");

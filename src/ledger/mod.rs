@@ -283,6 +283,12 @@ impl TokenRange {
             last: (edge(part + 1) - 1) as i64,
         }
     }
+
+    /// Which share of the range lies up to a token of it, from 0 to 1.
+    pub fn share_up_to(&self, token: i64) -> f64 {
+        let from_first = |token: i64| (i128::from(token) - i128::from(self.first)) as f64;
+        (from_first(token) / from_first(self.last).max(1.0)).clamp(0.0, 1.0)
+    }
 }
 
 /// One page of a scan.
@@ -295,6 +301,8 @@ pub struct Page {
     pub unreadable: Vec<Unreadable>,
     /// Where the next page begins; `None` when the range is done. Only this ledger can read it.
     pub next: Option<String>,
+    /// The token of its last file: how far it is through the range.
+    pub reached: Option<i64>,
 }
 
 /// A file whose record cannot be read.
@@ -420,7 +428,7 @@ pub trait Ledger: Send + Sync + 'static {
         strength: Strength,
     ) -> Result<(), LedgerError>;
     /// Up to `limit` entries with a number greater than `after`, ascending. May have holes: the reader looks. See
-    /// [`CHANGES_IN_A_BLOCK`].
+    /// [`CHANGES_IN_A_BLOCK`]. An entry that cannot be read is a hole.
     async fn changes(
         &self,
         stream: &StreamId,

@@ -199,9 +199,16 @@ impl Reconciler {
         } else {
             view = self.look(file, Strength::Global).await?;
             if let Some(version) = expects.missing_in(&view.record) {
-                return Err(NotDone::Later(format!(
-                    "the ledger does not show version {version} yet"
-                )));
+                let not_yet = format!("the ledger does not show version {version} yet");
+                // Not a reason to wait for the ledger as a whole: one datacenter of it that is away is enough to fail this.
+                let everywhere = self.look(file, Strength::Each).await;
+                view = everywhere.map_err(|error| match error {
+                    NotDone::LedgerAway(error) => NotDone::Later(format!("{not_yet}: {error}")),
+                    other => other,
+                })?;
+                if expects.missing_in(&view.record).is_some() {
+                    return Err(NotDone::Later(not_yet));
+                }
             }
         }
         self.step(view, None).await

@@ -1,16 +1,21 @@
-//! The scan: all files of the ledger, by fixed parts of the ring of tokens.
+//! The scan: all files of the ledger, by fixed parts of the ring of tokens, several at once.
 //!
 //! It runs when this journal has never seen one to its end (a new datacenter is filled so), when the rules of what is due
 //! where have changed since the last one began, when it is asked for, and some time after the last one ended.
 //!
-//! Always true: its cursor passes a page only when every file of it is as it should be or parked by name.
-//! Killed in the middle: it goes on with the page at which it was.
+//! Always true: its cursor passes a page only when every file of it is as it should be or parked by name; a part is passed
+//! only when its last page is. The next page of a part is read while the files of this one are seen to.
+//! Killed in the middle: it goes on with the pages at which it was.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures::future::join_all;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::ledger::{Cursor, Expected, LedgerError, Page, TokenRange};
 use crate::version::{Version, wall_clock};
@@ -25,27 +30,34 @@ use super::work::Crew;
 /// The cursor's name.
 const NAME: &str = "scan";
 
-/// Parts of the ring: a page's place within one of them is all that has to be remembered.
+/// Parts of the ring: a page's place within each of those under way is all that has to be remembered.
 const PARTS: u32 = 64;
+
+/// Parts that are gone through at once: while one waits for the ledger, another is looked at.
+const LANES: usize = 4;
 
 /// Files read at a time.
 const PAGE: usize = 500;
 
-/// Files in work at a time.
-const WINDOW: usize = 200;
+/// Files of one lane that are in work at a time.
+const WINDOW: usize = 50;
 
 /// How often it is looked whether a scan is due.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// What the cursor's note keeps.
+/// How often the cursor is saved while it moves: what lies between is done again after a kill.
+const SAVE_EVERY: Duration = Duration::from_secs(1);
+
+/// What the cursor's note keeps; its number is the next part that nobody has begun with.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Note {
     /// The journal that the scan is, or was, made for.
     incarnation: String,
     /// When the scan under way began.
     began: Option<Version>,
-    /// Where the next page of the part begins.
-    page: Option<String>,
+    /// The parts that were begun with, and where the next page of each begins.
+    #[serde(default)]
+    under_way: Vec<Place>,
     /// When the last whole scan ended, and when that had begun.
     ended: Option<Version>,
     ended_scan_began: Option<Version>,
@@ -56,14 +68,33 @@ struct Note {
     rules_of_ended: String,
 }
 
+/// How far one part is.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Place {
+    part: u32,
+    page: Option<String>,
+    /// Which share of the part lies behind.
+    share: f64,
+}
+
 /// A scan under way, or waiting to begin.
 struct Scan<'a> {
     shared: &'a Shared,
-    part: u32,
+    place: Mutex<Standing>,
+}
+
+/// Where the scan is.
+struct Standing {
     note: Note,
-    crew: Crew,
-    /// Files begun with.
-    number: u64,
+    /// The next part that nobody has begun with.
+    next_part: u32,
+    /// Parts that a lane is at.
+    taken: BTreeSet<u32>,
+    saved_at: Instant,
+    /// Since when this process is at the scan under way, how far that was then, and what it has read since.
+    since: Instant,
+    percent_then: f64,
+    files: u64,
 }
 
 pub(super) async fn run(shared: Arc<Shared>) -> Result<(), LedgerError> {
@@ -73,7 +104,7 @@ pub(super) async fn run(shared: Arc<Shared>) -> Result<(), LedgerError> {
         .ledger
         .cursor(&reconciler.datacenter, NAME)
         .await?;
-    let mut part = cursor
+    let mut next_part = cursor
         .as_ref()
         .map_or(0, |cursor| cursor.number.min(PARTS.into()) as u32);
     let mut note: Note = cursor
@@ -84,15 +115,21 @@ pub(super) async fn run(shared: Arc<Shared>) -> Result<(), LedgerError> {
             incarnation: incarnation.clone(),
             ..Note::default()
         };
-        part = 0;
+        next_part = 0;
     }
-    let crew = Crew::new(Arc::clone(reconciler), Arc::clone(&shared.scan));
-    let mut scan = Scan {
-        shared: &shared,
-        part,
+    let mut standing = Standing {
         note,
-        crew,
-        number: 0,
+        next_part,
+        taken: BTreeSet::new(),
+        saved_at: Instant::now(),
+        since: Instant::now(),
+        percent_then: 0.0,
+        files: 0,
+    };
+    standing.percent_then = standing.percent();
+    let scan = Scan {
+        shared: &shared,
+        place: Mutex::new(standing),
     };
     let mut pauses = Pauses::default();
     while !reconciler.stop.is_cancelled() {
@@ -100,27 +137,59 @@ pub(super) async fn run(shared: Arc<Shared>) -> Result<(), LedgerError> {
         match scan.turn().await {
             Ok(()) => pauses = Pauses::default(),
             Err(error) => {
-                reconciler.trouble.begin(&error);
-                shared.scan.note(error.to_string());
-                shared.scan.state(State::WaitingForLedger);
+                scan.trouble(&error);
                 pauses.wait(&reconciler.stop).await;
             }
         }
     }
-    scan.crew.finish().await;
     Ok(())
 }
 
+impl Standing {
+    fn percent(&self) -> f64 {
+        if self.note.began.is_none() {
+            return 100.0;
+        }
+        let under_way: f64 = self.note.under_way.iter().map(|place| place.share).sum();
+        let passed =
+            self.next_part as usize - self.note.under_way.len().min(self.next_part as usize);
+        100.0 * (passed as f64 + under_way) / f64::from(PARTS)
+    }
+
+    /// A part to go on or begin with.
+    fn take(&mut self) -> Option<Place> {
+        let left = self.note.under_way.iter();
+        let mut left = left.filter(|place| !self.taken.contains(&place.part));
+        let place = match left.next().cloned() {
+            Some(place) => place,
+            None if self.next_part < PARTS => {
+                let place = Place {
+                    part: self.next_part,
+                    ..Place::default()
+                };
+                self.next_part += 1;
+                self.note.under_way.push(place.clone());
+                place
+            }
+            None => return None,
+        };
+        self.taken.insert(place.part);
+        Some(place)
+    }
+
+    fn is_whole(&self) -> bool {
+        self.next_part >= PARTS && self.note.under_way.is_empty()
+    }
+}
+
 impl Scan<'_> {
-    /// One page, or one look at whether a scan is due.
-    async fn turn(&mut self) -> Result<(), LedgerError> {
+    /// One whole scan, or one look at whether one is due.
+    async fn turn(&self) -> Result<(), LedgerError> {
         let shared = self.shared;
         let reconciler = &shared.reconciler;
         self.report();
         let rules = reconciler.registry.read().await?.rules.clone();
-        let current = self.note.ended.is_some() && self.note.rules_of_ended == rules;
-        shared.scan_is_current.store(current, Ordering::Relaxed);
-        if self.note.began.is_none() && !self.begin_if_due(rules) {
+        if !self.begin_if_due(rules) {
             shared.scan.state(State::Idle);
             tokio::select! {
                 () = reconciler.stop.cancelled() => {}
@@ -129,41 +198,106 @@ impl Scan<'_> {
             }
             return Ok(());
         }
-        shared.scan.state(State::Running);
-        let range = TokenRange::part(self.part, PARTS);
-        let page = reconciler
-            .ledger
-            .scan(range, self.note.page.as_deref(), PAGE)
-            .await?;
-        reconciler.trouble.end();
-        let next = page.next.clone();
-        if self.see_to(page).await? {
-            self.pass(next).await?;
-        }
-        Ok(())
+        join_all((0..LANES).map(|_| self.lane())).await;
+        self.end().await
     }
 
-    fn begin_if_due(&mut self, rules: String) -> bool {
+    /// True if a scan is under way, or begins now.
+    fn begin_if_due(&self, rules: String) -> bool {
+        let mut standing = self.place.lock();
+        let note = &standing.note;
+        let current = note.ended.is_some() && note.rules_of_ended == rules;
+        self.shared
+            .scan_is_current
+            .store(current, Ordering::Relaxed);
+        if note.began.is_some() {
+            return true;
+        }
         let wanted = self.shared.scan_wanted.lock().take();
         let every = self.shared.reconciler.config.scan_every;
         let due = wanted.is_some()
-            || rules != self.note.rules_of_ended
-            || self
-                .note
+            || rules != note.rules_of_ended
+            || note
                 .ended
                 .is_none_or(|ended| wall_clock().0 >= ended.0.saturating_add(micros(every)));
         if due {
             tracing::debug!("scan of all files begins");
-            self.part = 0;
-            self.note.began = Some(wall_clock());
-            self.note.page = None;
-            self.note.rules_at_begin = rules;
+            standing.next_part = 0;
+            standing.note.began = Some(wall_clock());
+            standing.note.under_way.clear();
+            standing.note.rules_at_begin = rules;
+            (standing.since, standing.percent_then, standing.files) = (Instant::now(), 0.0, 0);
         }
         due
     }
 
+    /// Goes through one part after another.
+    async fn lane(&self) {
+        let shared = self.shared;
+        let mut crew = Crew::new(Arc::clone(&shared.reconciler), Arc::clone(&shared.scan));
+        loop {
+            let taken = self.place.lock().take();
+            let Some(place) = taken else { break };
+            let part = place.part;
+            let mut pauses = Pauses::default();
+            let mut at = place;
+            while !shared.reconciler.stop.is_cancelled() {
+                match self.go_through(&mut at, &mut crew).await {
+                    Ok(()) => break,
+                    Err(error) => {
+                        self.trouble(&error);
+                        pauses.wait(&shared.reconciler.stop).await;
+                    }
+                }
+            }
+            self.place.lock().taken.remove(&part);
+            if shared.reconciler.stop.is_cancelled() {
+                break;
+            }
+        }
+        crew.finish().await;
+    }
+
+    /// The rest of one part. Returns early, with the place where it is, if repair is stopping.
+    ///
+    /// # Errors
+    /// The ledger's; `at` is then the page to go on with.
+    async fn go_through(&self, at: &mut Place, crew: &mut Crew) -> Result<(), LedgerError> {
+        let shared = self.shared;
+        let range = TokenRange::part(at.part, PARTS);
+        let read = async |from: Option<String>| {
+            let ledger = &shared.reconciler.ledger;
+            ledger.scan(range, from.as_deref(), PAGE).await
+        };
+        let mut page = read(at.page.clone()).await?;
+        loop {
+            shared.scan.unless_paused().await;
+            shared.scan.state(State::Running);
+            shared.reconciler.trouble.end();
+            let (next, reached) = (page.next.clone(), page.reached);
+            let ahead = async {
+                match next.clone() {
+                    Some(from) => Some(read(from.into()).await),
+                    None => None,
+                }
+            };
+            let files = (page.files.len() + page.unreadable.len()) as u64;
+            let (seen_to, ahead) = tokio::join!(self.see_to(page, crew), ahead);
+            if !seen_to? {
+                return Ok(());
+            }
+            at.page = next;
+            at.share = reached.map_or(at.share, |token| range.share_up_to(token));
+            self.pass(at, files).await?;
+            match ahead {
+                Some(following) => page = following?,
+                None => return Ok(()),
+            }
+        }
+    }
+
     /// Sees to what of the page is not as it should be. False if repair is stopping.
-    async fn see_to(&mut self, page: Page) -> Result<bool, LedgerError> {
+    async fn see_to(&self, page: Page, crew: &mut Crew) -> Result<bool, LedgerError> {
         let reconciler = &self.shared.reconciler;
         let registry = reconciler.registry.read().await?;
         for unreadable in &page.unreadable {
@@ -189,64 +323,107 @@ impl Scan<'_> {
                 self.shared.scan.done();
                 continue;
             }
-            while self.crew.len() >= WINDOW {
-                if !wait(self.shared, &mut self.crew).await? {
+            while crew.len() >= WINDOW {
+                if !wait(self.shared, crew).await? {
                     return Ok(false);
                 }
             }
-            self.number += 1;
-            self.crew.start(self.number, file, Expected::default());
+            crew.start_next(file);
         }
-        while self.crew.first_open().is_some() {
-            if !wait(self.shared, &mut self.crew).await? {
+        while crew.first_open().is_some() {
+            if !wait(self.shared, crew).await? {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
-    /// The page is done: on to the next one.
-    async fn pass(&mut self, next: Option<String>) -> Result<(), LedgerError> {
-        self.note.page = next;
-        if self.note.page.is_none() {
-            self.part += 1;
-        }
-        let ended = self.part >= PARTS;
-        if ended {
-            self.note.ended = Some(wall_clock());
-            self.note.ended_scan_began = self.note.began.take();
-            self.note.rules_of_ended = std::mem::take(&mut self.note.rules_at_begin);
-            tracing::debug!("scan of all files ended");
-        }
-        // A part of a nearly empty ring is not worth a write.
-        if ended || self.note.page.is_some() || self.part.is_multiple_of(8) {
-            let reconciler = &self.shared.reconciler;
-            let cursor = Cursor {
-                name: NAME.to_owned(),
-                number: self.part.into(),
-                note: serde_json::to_string(&self.note).unwrap_or_default(),
-                updated: reconciler.now(),
-            };
-            reconciler
-                .ledger
-                .set_cursor(&reconciler.datacenter, &cursor)
-                .await?;
-        }
+    /// A page is done: the cursor is behind it.
+    async fn pass(&self, at: &Place, files: u64) -> Result<(), LedgerError> {
+        let due = {
+            let mut standing = self.place.lock();
+            standing.files += files;
+            let under_way = &mut standing.note.under_way;
+            match at.page {
+                Some(_) => under_way
+                    .iter_mut()
+                    .filter(|place| place.part == at.part)
+                    .for_each(|place| *place = at.clone()),
+                None => under_way.retain(|place| place.part != at.part),
+            }
+            standing.saved_at.elapsed() >= SAVE_EVERY
+        };
         self.report();
-        Ok(())
+        match due {
+            true => self.save().await,
+            false => Ok(()),
+        }
+    }
+
+    /// All lanes have come to their end: the scan is whole, unless repair is stopping.
+    async fn end(&self) -> Result<(), LedgerError> {
+        {
+            let mut standing = self.place.lock();
+            if standing.is_whole() {
+                let note = &mut standing.note;
+                note.ended = Some(wall_clock());
+                note.ended_scan_began = note.began.take();
+                note.rules_of_ended = std::mem::take(&mut note.rules_at_begin);
+                tracing::debug!("scan of all files ended");
+            }
+        }
+        let saved = self.save().await;
+        self.report();
+        saved
+    }
+
+    async fn save(&self) -> Result<(), LedgerError> {
+        let reconciler = &self.shared.reconciler;
+        let cursor = {
+            let mut standing = self.place.lock();
+            standing.saved_at = Instant::now();
+            // Stamped under the lock: a later cursor says more.
+            Cursor {
+                name: NAME.to_owned(),
+                number: standing.next_part.into(),
+                note: serde_json::to_string(&standing.note).unwrap_or_default(),
+                updated: reconciler.now(),
+            }
+        };
+        reconciler
+            .ledger
+            .set_cursor(&reconciler.datacenter, &cursor)
+            .await
+    }
+
+    fn trouble(&self, error: &LedgerError) {
+        self.shared.reconciler.trouble.begin(error);
+        self.shared.scan.note(error.to_string());
+        self.shared.scan.state(State::WaitingForLedger);
     }
 
     fn report(&self) {
-        let percent = match self.note.began {
-            Some(_) => 100.0 * f64::from(self.part) / f64::from(PARTS),
-            None => 100.0,
-        };
-        *self.shared.scan.progress.lock() = Progress::Scan(ScanProgress {
+        let standing = self.place.lock();
+        let percent = standing.percent();
+        let mut progress = ScanProgress {
             percent,
-            began: self.note.began,
-            ended: self.note.ended,
-            ended_scan_began: self.note.ended_scan_began,
-        });
+            began: standing.note.began,
+            ended: standing.note.ended,
+            ended_scan_began: standing.note.ended_scan_began,
+            files_per_second: None,
+            seconds_left: None,
+        };
+        let (elapsed, done) = (
+            standing.since.elapsed().as_secs_f64(),
+            percent - standing.percent_then,
+        );
+        // Before that it would be a guess.
+        if progress.began.is_some() && elapsed > 1.0 && done > 0.0 {
+            progress.files_per_second = Some(standing.files as f64 / elapsed);
+            progress.seconds_left = Some(elapsed * (100.0 - percent) / done);
+        }
+        drop(standing);
+        *self.shared.scan.progress.lock() = Progress::Scan(progress);
     }
 }
 

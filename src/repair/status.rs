@@ -110,6 +110,10 @@ pub struct ScanProgress {
     pub ended: Option<Version>,
     /// When the last whole scan had begun: what it proves is as of then.
     pub ended_scan_began: Option<Version>,
+    /// Files read in a second, on the average since this process is at it.
+    pub files_per_second: Option<f64>,
+    /// How long the rest takes if it goes on like that.
+    pub seconds_left: Option<f64>,
 }
 
 /// The figures of one worker.

@@ -2,7 +2,7 @@
 //!
 //! Always true: a cursor passes an entry only when it is done or parked by name in `gaps`, and stands before the first
 //! hole. Entries beyond a hole are worked on meanwhile, up to [`REACH`]. A hole whose changes are gone from the ledger (they
-//! expire) is passed when a scan has ended that began after it was found; until then nothing is "in sync". At most [`WINDOW`] entries of
+//! expire, or nobody can read them) is passed when a scan has ended that began after it was found; until then nothing is "in sync". At most [`WINDOW`] entries of
 //! a stream are in work; when they are, those that take long are parked as being in progress, so
 //! that neither a slow file nor a poisonous one holds up the rest.
 //! Killed in the middle: what lies beyond the cursor is done again, which is harmless.
@@ -85,7 +85,8 @@ struct Reader {
     /// The cursor as the ledger has it.
     saved: u64,
     saved_at: Instant,
-    missing_read_at: Instant,
+    /// When what is missing is next read again.
+    look_at: Instant,
     missing: Option<Missing>,
 }
 
@@ -110,7 +111,7 @@ impl Reader {
             dry: false,
             saved,
             saved_at: now,
-            missing_read_at: now,
+            look_at: now + LOOK_EVERY,
             missing: None,
         }
     }
@@ -225,8 +226,8 @@ async fn round(
             reader.insert(Reader::at(cursor.map_or(0, |cursor| cursor.number)))
         }
     };
-    if reader.missing_read_at.elapsed() >= LOOK_EVERY {
-        reader.missing_read_at = Instant::now();
+    if Instant::now() >= reader.look_at {
+        reader.look_at = Instant::now() + LOOK_EVERY;
         look_for_missing(shared, stream, reader, crew).await?;
     }
     if crew.len() >= WINDOW {
@@ -270,7 +271,10 @@ async fn look_for_missing(
         .ledger
         .changes(stream, first - 1, WINDOW, Strength::Global)
         .await?;
-    reader.take(&found, crew);
+    if reader.take(&found, crew) > 0 {
+        // Where many are missing, they are not waited for one look at a time.
+        reader.look_at = Instant::now();
+    }
     // What is not in the ledger yet may still come.
     let now = reader.first_missing(delivered);
     let now = now.filter(|first| *first <= delivered);
@@ -289,6 +293,30 @@ async fn look_for_missing(
     };
     let is_there = found.iter().any(|entry| entry.number == missing.first);
     if is_there || missing.since.elapsed() < lost_after() {
+        return Ok(());
+    }
+    // Only what no datacenter's quorum has is not there: its own has it, if it is to be had at all.
+    let first = missing.first;
+    let ledger = &shared.reconciler.ledger;
+    let found = match ledger
+        .changes(stream, first - 1, WINDOW, Strength::Each)
+        .await
+    {
+        Ok(found) => found,
+        Err(error) => {
+            shared.tail.note(format!(
+                "{stream}: change {first} is not in the ledger's copies that answer, and not all datacenters of it do: {error}"
+            ));
+            return Ok(());
+        }
+    };
+    if reader.take(&found, crew) > 0 {
+        reader.look_at = Instant::now();
+    }
+    let Some(missing) = &mut reader.missing else {
+        return Ok(());
+    };
+    if found.iter().any(|entry| entry.number == first) {
         return Ok(());
     }
     // Beyond a full page it is not known what is there.

@@ -150,6 +150,8 @@ pub(super) struct Crew {
     figures: Arc<Figures>,
     tasks: JoinSet<(u64, bool)>,
     members: BTreeMap<u64, Member>,
+    /// The number of the last one begun by [`Crew::start_next`].
+    last: u64,
 }
 
 struct Member {
@@ -168,7 +170,14 @@ impl Crew {
             figures,
             tasks: JoinSet::new(),
             members: BTreeMap::new(),
+            last: 0,
         }
+    }
+
+    /// Begins with a file that nothing is expected of, for a caller who keeps no numbers.
+    pub(super) fn start_next(&mut self, file: FileName) {
+        self.last += 1;
+        self.start(self.last, file, Expected::default());
     }
 
     pub(super) fn start(&mut self, number: u64, file: FileName, expects: Expected) {

@@ -379,6 +379,7 @@ impl Ledger for CassandraLedger {
             let more = read == rows_asked;
             match last {
                 Some((token, domain, key)) => {
+                    page.reached = Some(token);
                     page.next = more.then(|| Position::of(token, domain, key).to_string());
                     return Ok(page);
                 }
@@ -425,6 +426,7 @@ impl Ledger for CassandraLedger {
             return Ok(Vec::new());
         };
         let mut changes: Vec<Change> = Vec::new();
+        let mut last = None;
         // Over the edge once: a stream has no holes as wide as a block but those that have expired.
         let block = first / CHANGES_IN_A_BLOCK;
         for block in [block, block.saturating_add(1)] {
@@ -438,19 +440,18 @@ impl Ledger for CassandraLedger {
                 let number = row.0;
                 match values::change(row) {
                     Ok(change) => changes.push(change),
-                    Err(wrong) if changes.is_empty() => {
-                        let which = format_args!("changes, {name} {number}");
-                        return Err(unreadable(doing, which, wrong));
+                    // A hole to its readers. Told when one of them makes sure of it.
+                    Err(wrong) if strength == Strength::Each => {
+                        tracing::warn!(
+                            "changes, {name} {number}: {wrong}; it is passed over, and all files are scanned instead"
+                        );
                     }
-                    // What comes before it can be read: it is met again, alone.
-                    Err(_) => return Ok(changes),
+                    Err(_) => {}
                 }
+                last = Some(number);
             }
             // Only a block that was read to its end has a next one.
-            let ended = match changes.last() {
-                Some(last) => (last.number + 1).is_multiple_of(CHANGES_IN_A_BLOCK),
-                None => true,
-            };
+            let ended = last.is_none_or(|last| (last + 1) % CHANGES_IN_A_BLOCK as i64 == 0);
             if changes.len() >= limit || !ended {
                 break;
             }

@@ -145,6 +145,7 @@ pub(super) fn page(
         let texts = [head.as_deref(), class.as_deref(), Some(&domain), Some(&key)];
         bytes += texts.iter().flatten().map(|text| text.len()).sum::<usize>();
         let file = file_name(&domain, &key);
+        page.reached = Some(token);
         match whole_record(&reading, &file, head, class) {
             Ok(record) => page.files.push((file, record)),
             Err(Fault::Unreadable(why)) => page.unreadable.push(Unreadable { file, why }),
@@ -181,12 +182,14 @@ pub(super) fn changes(
         let number = unsigned(row, 0)?;
         let (domain, key): (Option<String>, Option<String>) = (row.get(1)?, row.get(2)?);
         let about: String = row.get(4)?;
-        let about = [About::Head, About::Class]
+        let known = [About::Head, About::Class]
             .into_iter()
-            .find(|word| word.word() == about)
-            .ok_or_else(|| {
-                Fault::Unreadable(format!("changes, {stream} {number}: about {about:?}"))
-            })?;
+            .find(|word| word.word() == about);
+        // A hole to its readers, who scan all files instead.
+        let Some(about) = known else {
+            tracing::debug!("changes, {stream} {number}: about is {about:?}");
+            continue;
+        };
         changes.push(Change {
             number,
             file: domain.zip(key).map(|(d, k)| file_name(&d, &k)),
