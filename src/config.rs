@@ -201,6 +201,9 @@ pub struct RepairConfig {
     pub retry_first: Duration,
     /// `retry_most`: the longest pause. 1 h by default.
     pub retry_most: Duration,
+    /// `tombstone_retention`: how long a deleted file is remembered at least. 30 days by default: longer than a datacenter
+    /// is away on a bad day, and as long as changes are kept.
+    pub tombstone_retention: Duration,
 }
 
 /// `[api]`: for people and scripts.

@@ -44,6 +44,8 @@ const QUIET_TIME: Duration = Duration::from_secs(2);
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 /// A datacenter that was away is taken up again while one still looks on.
 const RETRY_MOST: Duration = Duration::from_secs(10);
+/// As everywhere.
+const TOMBSTONE_RETENTION: Duration = Duration::from_secs(30 * 86_400);
 /// A demo has few files.
 const SCAN_EVERY: Duration = Duration::from_secs(60);
 /// Ctrl-C should not take longer than one waits for it.
@@ -186,6 +188,7 @@ fn config_of(dir: &Path, site: &Site) -> anyhow::Result<Config> {
             scan_every: SCAN_EVERY,
             retry_first: RETRY_FIRST,
             retry_most: RETRY_MOST,
+            tombstone_retention: TOMBSTONE_RETENTION,
         },
         api: ApiConfig {
             listen: site.api,

@@ -7,6 +7,7 @@ mod repair_sites;
 use std::sync::Arc;
 
 use phylactery::events::What;
+use phylactery::repair::status::Progress;
 use repair_sites::{Flaky, Site, bytes, repair_config, until};
 use tempfile::TempDir;
 
@@ -216,4 +217,66 @@ async fn a_datacenter_that_comes_late_is_filled_and_placements_are_kept() {
         tx.comes(&format!("k{n}"), &bytes(n, 100)).await;
     }
     caught_up(&[&ma, &tx]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_deleted_long_ago_is_forgotten_once_everybody_has_looked_since() {
+    let home = tempfile::tempdir().unwrap();
+    let ledger = Flaky::open(home.path());
+    let mut ma = Site::new("ma01", home.path(), &ledger).await;
+    let mut tx = Site::new("tx01", home.path(), &ledger).await;
+    let short = || {
+        let mut config = repair_config();
+        config.tombstone_retention = std::time::Duration::from_secs(1);
+        Some(config)
+    };
+    ma.start(short());
+    tx.start(short());
+    ma.put("gone", None, b"bytes").await;
+    ma.put("kept", None, b"bytes").await;
+    tx.comes("gone", b"bytes").await;
+    tx.comes("kept", b"bytes").await;
+    ma.delete("gone").await;
+    tx.goes("gone").await;
+    caught_up(&[&ma, &tx]).await;
+    // Its own datacenter has looked a few times, the other has not since.
+    assert!(tx.repair().pause("scan", true));
+    let scans = async |site: &Site| {
+        let before = site.repair().status().workers[2].progress.clone();
+        site.repair().ask_for_scan();
+        until("scanned", async || {
+            let now = site.repair().status().workers[2].progress.clone();
+            match (&before, &now) {
+                (Progress::Scan(before), Progress::Scan(now))
+                    if now.ended > before.ended && now.began.is_none() =>
+                {
+                    Ok(())
+                }
+                _ => Err(format!("{now:?}")),
+            }
+        })
+        .await;
+    };
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    scans(&ma).await;
+    scans(&ma).await;
+    assert!(
+        ma.record("gone").await.head.is_some(),
+        "tx01 has not looked"
+    );
+    assert!(tx.repair().pause("scan", false));
+    scans(&tx).await;
+    until("forgotten", async || {
+        scans(&ma).await;
+        match ma.record("gone").await.head {
+            None => Ok(()),
+            Some(head) => Err(format!("{head:?}")),
+        }
+    })
+    .await;
+    assert!(ma.record("gone").await.replicas.is_empty());
+    assert!(ma.record("kept").await.head.is_some());
+    // The name is as any other.
+    tx.put("gone", None, b"new").await;
+    ma.comes("gone", b"new").await;
 }

@@ -48,6 +48,7 @@ impl Config {
                 "scan_every": time(self.repair.scan_every),
                 "retry_first": time(self.repair.retry_first),
                 "retry_most": time(self.repair.retry_most),
+                "tombstone_retention": time(self.repair.tombstone_retention),
             },
             "api": {
                 "listen": self.api.listen,

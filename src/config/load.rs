@@ -227,6 +227,11 @@ fn repair(section: &Section<'_>) -> RepairConfig {
         scan_every: section.or("scan_every", duration(SECOND..=30 * DAY), DAY),
         retry_first: section.or("retry_first", duration(MILLISECOND..=DAY), 2 * SECOND),
         retry_most: section.or("retry_most", duration(MILLISECOND..=30 * DAY), HOUR),
+        tombstone_retention: section.or(
+            "tombstone_retention",
+            duration(SECOND..=360 * DAY),
+            30 * DAY,
+        ),
     };
     let sound = section.is_sound("retry_first") && section.is_sound("retry_most");
     if sound && config.retry_first > config.retry_most {

@@ -420,6 +420,10 @@ pub trait Ledger: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Page, LedgerError>;
 
+    /// Removes these cells of a file, each at its own timestamp, at [`Strength::Whole`]; the head last. What was written
+    /// later stays. (A late repetition of what was removed may bring it back: harmless, for it is old.)
+    async fn forget(&self, file: &FileName, record: &FileRecord) -> Result<(), LedgerError>;
+
     /// Adds an entry to a stream. The file's own cells have been written before.
     async fn append_change(
         &self,

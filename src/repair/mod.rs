@@ -12,6 +12,7 @@ mod apply;
 mod copy;
 mod fetch;
 mod park;
+mod purge;
 mod reconcile;
 mod registry;
 mod retry;

@@ -161,6 +161,7 @@ mod tests {
             scan_every: Duration::from_secs(1),
             retry_first: Duration::from_secs(2),
             retry_most: Duration::from_secs(3600),
+            tombstone_retention: Duration::from_secs(3600),
         };
         let of = |attempts, waited| {
             let waited = Duration::from_secs(waited);

@@ -17,11 +17,13 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::ledger::{Cursor, Expected, LedgerError, Page, TokenRange};
+use crate::file::{Datacenter, FileName};
+use crate::ledger::{Cursor, Expected, FileRecord, Ledger, LedgerError, Page, TokenRange};
 use crate::version::{Version, wall_clock};
 
 use super::Shared;
 use super::park::{Expects, Parked, micros};
+use super::purge::{self, Horizon};
 use super::reconcile::{Step, decide};
 use super::status::{Progress, ScanProgress, State};
 use super::trouble::{Pauses, rest};
@@ -95,6 +97,19 @@ struct Standing {
     since: Instant,
     percent_then: f64,
     files: u64,
+    /// What may be forgotten, as of when this scan began.
+    horizon: Option<Horizon>,
+    purged: u64,
+}
+
+/// When the last whole scan of a datacenter began, whatever its journal was.
+pub(super) async fn last_whole(
+    ledger: &dyn Ledger,
+    datacenter: &Datacenter,
+) -> Result<Option<Version>, LedgerError> {
+    let cursor = ledger.cursor(datacenter, NAME).await?;
+    let note = cursor.and_then(|cursor| serde_json::from_str::<Note>(&cursor.note).ok());
+    Ok(note.and_then(|note| note.ended_scan_began))
 }
 
 pub(super) async fn run(shared: Arc<Shared>) -> Result<(), LedgerError> {
@@ -125,6 +140,8 @@ pub(super) async fn run(shared: Arc<Shared>) -> Result<(), LedgerError> {
         since: Instant::now(),
         percent_then: 0.0,
         files: 0,
+        horizon: None,
+        purged: 0,
     };
     standing.percent_then = standing.percent();
     let scan = Scan {
@@ -198,6 +215,9 @@ impl Scan<'_> {
             }
             return Ok(());
         }
+        let retention = reconciler.config.tombstone_retention;
+        let horizon = Horizon::look(&*reconciler.ledger, retention).await?;
+        self.place.lock().horizon = horizon;
         join_all((0..LANES).map(|_| self.lane())).await;
         self.end().await
     }
@@ -320,6 +340,7 @@ impl Scan<'_> {
         for (file, record) in page.files {
             let due = registry.is_due(&reconciler.datacenter, &file.domain, record.class());
             if decide(&record, &reconciler.datacenter, due) == Step::Nothing {
+                self.purge_if_old(&file, &record).await?;
                 self.shared.scan.done();
                 continue;
             }
@@ -336,6 +357,27 @@ impl Scan<'_> {
             }
         }
         Ok(true)
+    }
+
+    /// Forgets a file that was deleted so long ago that nobody can have missed it.
+    async fn purge_if_old(&self, file: &FileName, record: &FileRecord) -> Result<(), LedgerError> {
+        let reconciler = &self.shared.reconciler;
+        let lets_go = {
+            let standing = self.place.lock();
+            let horizon = standing.horizon.as_ref();
+            horizon.is_some_and(|horizon| horizon.lets_go(record, &reconciler.datacenter))
+        };
+        if !lets_go {
+            return Ok(());
+        }
+        let began = Instant::now();
+        match purge::forget(&*reconciler.ledger, file, record).await {
+            Ok(()) => self.place.lock().purged += 1,
+            // A copy of the ledger that is away is no reason for the scan to wait: the next one meets the file again.
+            Err(error) => self.shared.scan.note(format!("forget {file}: {error}")),
+        }
+        rest(began.elapsed() * purge::REST, &reconciler.stop).await;
+        Ok(())
     }
 
     /// A page is done: the cursor is behind it.
@@ -412,6 +454,7 @@ impl Scan<'_> {
             ended_scan_began: standing.note.ended_scan_began,
             files_per_second: None,
             seconds_left: None,
+            purged: standing.purged,
         };
         let (elapsed, done) = (
             standing.since.elapsed().as_secs_f64(),

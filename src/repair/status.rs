@@ -114,6 +114,8 @@ pub struct ScanProgress {
     pub files_per_second: Option<f64>,
     /// How long the rest takes if it goes on like that.
     pub seconds_left: Option<f64>,
+    /// Files forgotten since the start: their delete is older than the retention, and nobody can have missed it.
+    pub purged: u64,
 }
 
 /// The figures of one worker.

@@ -30,6 +30,9 @@ impl Ledger for Unavailable {
     async fn scan(&self, _: TokenRange, _: Option<&str>, _: usize) -> Result<Page, LedgerError> {
         no()
     }
+    async fn forget(&self, _: &FileName, _: &FileRecord) -> Result<(), LedgerError> {
+        no()
+    }
     async fn append_change(
         &self,
         _: &StreamId,

@@ -90,6 +90,7 @@ pub fn repair_config() -> RepairConfig {
         scan_every: Duration::from_secs(86_400),
         retry_first: Duration::from_millis(200),
         retry_most: Duration::from_secs(2),
+        tombstone_retention: Duration::from_secs(3600),
     }
 }
 
@@ -152,6 +153,9 @@ impl Ledger for Flaky {
         limit: usize,
     ) -> Result<Page, LedgerError> {
         self.here()?.scan(range, from, limit).await
+    }
+    async fn forget(&self, file: &FileName, record: &FileRecord) -> Result<(), LedgerError> {
+        self.here()?.forget(file, record).await
     }
     async fn append_change(
         &self,

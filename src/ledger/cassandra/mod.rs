@@ -390,6 +390,27 @@ impl Ledger for CassandraLedger {
         }
     }
 
+    async fn forget(&self, file: &FileName, record: &FileRecord) -> Result<(), LedgerError> {
+        let doing = "forget a file";
+        let (domain, key) = (file.domain.escaped(), file.key.escaped());
+        for (datacenter, replica) in &record.replicas {
+            let values = (datacenter.as_str(), replica.since.0, domain, key);
+            self.tell(doing, &self.statements.forget_replica, values)
+                .await?;
+        }
+        if let Some(class) = &record.class_cell {
+            let values = (class.version.0, domain, key);
+            self.tell(doing, &self.statements.forget_class, values)
+                .await?;
+        }
+        if let Some(head) = &record.head {
+            let values = (head.version.0, domain, key);
+            self.tell(doing, &self.statements.forget_head, values)
+                .await?;
+        }
+        Ok(())
+    }
+
     async fn append_change(
         &self,
         stream: &StreamId,

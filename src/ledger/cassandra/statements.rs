@@ -2,7 +2,7 @@
 //!
 //! Always true: each is prepared once, and **idempotent**: a write sets cells at a timestamp that is part of what it writes
 //! (`USING TIMESTAMP`), so that the driver may send it twice, and a late or repeated one changes nothing. All are
-//! UPDATEs, which leave no row marker, and one DELETE of a single cell: no write leaves a range tombstone.
+//! UPDATEs, which leave no row marker, and DELETEs of single cells: no write leaves a range tombstone.
 //!
 //! Consistency: `LOCAL_QUORUM`, which two of three nodes here answer, and which sees whatever was written so in this datacenter.
 //! The few that are used more strongly are kept at each [`Strength`].
@@ -42,6 +42,9 @@ pub(super) struct Statements {
     pub(super) set_head: AtStrength,
     pub(super) set_class: AtStrength,
     pub(super) set_replica: AtStrength,
+    pub(super) forget_head: PreparedStatement,
+    pub(super) forget_class: PreparedStatement,
+    pub(super) forget_replica: PreparedStatement,
     pub(super) read_file: AtStrength,
     pub(super) scan_files: PreparedStatement,
     pub(super) append_change: AtStrength,
@@ -92,6 +95,20 @@ impl Statements {
                 "UPDATE files USING TIMESTAMP ? SET replicas[?] = ? WHERE domain = ? AND key = ?",
             )
             .await?,
+            // What may be forgotten of a deleted file: each cell at its own timestamp, never the row, at `write_consistency`.
+            forget_head: strong("DELETE head FROM files USING TIMESTAMP ? WHERE domain = ? AND key = ?")
+                .await?
+                .whole,
+            forget_class: strong(
+                "DELETE class_cell FROM files USING TIMESTAMP ? WHERE domain = ? AND key = ?",
+            )
+            .await?
+            .whole,
+            forget_replica: strong(
+                "DELETE replicas[?] FROM files USING TIMESTAMP ? WHERE domain = ? AND key = ?",
+            )
+            .await?
+            .whole,
             // At QUORUM and EACH_QUORUM where an older answer than expected came.
             read_file: strong(
                 "SELECT head, class_cell, replicas FROM files WHERE domain = ? AND key = ?",

@@ -233,6 +233,14 @@ impl Ledger for EmbeddedLedger {
             .await
     }
 
+    async fn forget(&self, file: &FileName, record: &FileRecord) -> Result<(), LedgerError> {
+        let (file, record) = (file.clone(), record.clone());
+        self.write_by("forget a file", move |sql| {
+            write::forget(sql, &file, &record)
+        })
+        .await
+    }
+
     async fn append_change(
         &self,
         stream: &StreamId,

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use super::file::token;
 use super::{Fault, read};
 use crate::file::{Cell, Datacenter, FileName};
-use crate::ledger::{Change, Expected, FileWrite, Gap};
+use crate::ledger::{Change, Expected, FileRecord, FileWrite, Gap};
 use crate::version::{Version, wall_clock};
 
 /// Sets cells of one file, each by itself.
@@ -48,6 +48,44 @@ pub(super) fn cells(sql: &Connection, file: &FileName, write: &FileWrite) -> Res
         let key: [&dyn ToSql; 4] = [&token, &domain, &key, &datacenter.as_str()];
         cell.put(sql, &key, replica)?;
     }
+    Ok(())
+}
+
+/// Removes cells of one file that have these timestamps, and the row when nothing is left of it.
+pub(super) fn forget(sql: &Connection, file: &FileName, record: &FileRecord) -> Result<(), Fault> {
+    let (token, domain, key) = (token(file), file.domain.escaped(), file.key.escaped());
+    for (datacenter, replica) in &record.replicas {
+        sql.prepare_cached(
+            "DELETE FROM replicas
+                WHERE token = ? AND domain = ? AND key = ? AND datacenter = ? AND since = ?",
+        )?
+        .execute(params![
+            token,
+            domain,
+            key,
+            datacenter.as_str(),
+            replica.since.0
+        ])?;
+    }
+    if let Some(class) = &record.class_cell {
+        sql.prepare_cached(
+            "UPDATE files SET class_version = NULL, class_cell = NULL
+                WHERE token = ? AND domain = ? AND key = ? AND class_version = ?",
+        )?
+        .execute(params![token, domain, key, class.version.0])?;
+    }
+    if let Some(head) = &record.head {
+        sql.prepare_cached(
+            "UPDATE files SET head_version = NULL, head = NULL
+                WHERE token = ? AND domain = ? AND key = ? AND head_version = ?",
+        )?
+        .execute(params![token, domain, key, head.version.0])?;
+    }
+    sql.prepare_cached(
+        "DELETE FROM files WHERE token = ?1 AND domain = ?2 AND key = ?3 AND head IS NULL AND class_cell IS NULL
+            AND NOT EXISTS (SELECT 1 FROM replicas WHERE token = ?1 AND domain = ?2 AND key = ?3)",
+    )?
+    .execute(params![token, domain, key])?;
     Ok(())
 }
 

@@ -37,6 +37,7 @@ const CASES: &[(&str, Case)] = &[
     ("heads in any order", |l, r| heads(l, r).boxed()),
     ("a class counts on its bytes only", |l, _| class(l).boxed()),
     ("replicas stand alone", |l, r| replicas(l, r).boxed()),
+    ("what is forgotten", |l, _| forgotten(l).boxed()),
     ("streams with holes and repeats", |l, r| {
         streams(l, r).boxed()
     }),
@@ -311,6 +312,44 @@ async fn replicas(ledger: Arc<dyn Ledger>, mut rng: StdRng) {
     let seen = page.files.iter().find(|(file, _)| *file == alone).unwrap();
     assert_eq!(seen.1.replicas.len(), 1);
     assert_eq!(seen.1.head, None);
+}
+
+async fn forgotten(ledger: Arc<dyn Ledger>) {
+    let (gone, kept) = (file("forgotten"), file("forgotten/not"));
+    for file in [&gone, &kept] {
+        let mut write = head(put(10, "ma01"));
+        write.class = class_write(10, &content(10, "ma01"), "gold").class;
+        write.replica = replica_write("tx01", 12, None).replica;
+        ledger.write(file, &write, Local).await.unwrap();
+        let write = head(delete(20, "tx01"));
+        ledger.write(file, &write, Local).await.unwrap();
+    }
+    let record = ledger.read(&gone, Local).await.unwrap();
+    // Meanwhile: cells that are newer than those to be forgotten.
+    let newer = [head(put(30, "ma01")), replica_write("ma01", 31, None)];
+    for write in &newer {
+        ledger.write(&kept, write, Local).await.unwrap();
+    }
+    for file in [&gone, &kept] {
+        ledger.forget(file, &record).await.unwrap();
+        ledger.forget(file, &record).await.unwrap();
+    }
+    assert_eq!(
+        ledger.read(&gone, Local).await.unwrap(),
+        FileRecord::default()
+    );
+    let mut wanted = FileRecord::default();
+    newer.iter().for_each(|write| wanted.merge(write));
+    assert_eq!(ledger.read(&kept, Local).await.unwrap(), wanted);
+    let page = ledger.scan(TokenRange::ALL, None, 10).await.unwrap();
+    assert_eq!(page.files, vec![(kept, wanted)], "a row of nothing is left");
+    // What comes later is a file as any other, also where its clock is behind.
+    ledger
+        .write(&gone, &head(put(25, "ma01")), Local)
+        .await
+        .unwrap();
+    let record = ledger.read(&gone, Local).await.unwrap();
+    assert_eq!(record.content(), Some(&content(25, "ma01")));
 }
 
 async fn streams(ledger: Arc<dyn Ledger>, mut rng: StdRng) {
