@@ -1,0 +1,11 @@
+//! The ledger on a real Cassandra: four nodes in two datacenters, one cluster for all of this.
+//!
+//! `PHYLACTERY_SEED` repeats what was left to chance. Tests that hurt nodes run alone; the others side by side.
+
+#![allow(clippy::unwrap_used, reason = "what panics in a test has failed it")]
+
+#[path = "../cassandra_cluster/mod.rs"]
+mod cluster;
+mod suite;
+mod support;
+mod ties;
