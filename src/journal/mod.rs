@@ -30,6 +30,7 @@ mod handle;
 mod index;
 mod later;
 mod look;
+mod owed;
 mod rows;
 pub mod settle;
 mod writer;
@@ -41,6 +42,7 @@ use crate::ledger::FileWrite;
 use crate::version::Version;
 
 pub use handle::{Intent, Journal};
+pub use owed::{Debt, Debts, Most, Walk};
 
 /// A change of the tracker's namespace.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
