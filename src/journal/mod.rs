@@ -24,6 +24,7 @@
 
 pub mod announcement;
 mod core;
+pub mod debt;
 pub mod deliver;
 mod folder;
 mod handle;

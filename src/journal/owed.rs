@@ -140,8 +140,7 @@ impl Owed {
     /// Reads the books from the journal.
     pub fn load(db: &Connection, most: Most) -> rusqlite::Result<Owed> {
         let mut books = Books::default();
-        let mut select =
-            db.prepare("SELECT version, length(domain) + length(key) FROM debts")?;
+        let mut select = db.prepare("SELECT version, length(domain) + length(key) FROM debts")?;
         let mut found = select.query([])?;
         while let Some(row) = found.next()? {
             books.versions.add(Version(row.get(0)?));
@@ -174,6 +173,8 @@ impl Owed {
             most: self.most,
             files: books.versions.len(),
             bytes: books.bytes,
+            oldest: books.versions.oldest(),
+            last: None,
             before: books.collapsed.clone(),
             collapsed: books.collapsed.clone(),
             steps: Vec::new(),
@@ -191,10 +192,7 @@ impl Owed {
                     more = true;
                 }
                 Step::Removed(version) => books.versions.remove(version),
-                Step::AllRemovedBut(version) => {
-                    books.versions = Versions::default();
-                    books.versions.add(version);
-                }
+                Step::AllRemoved => books.versions = Versions::default(),
             }
         }
         if let (None, Some(since)) = (draft.before.since, draft.collapsed.since) {
@@ -215,6 +213,10 @@ pub struct Draft {
     most: Most,
     files: u64,
     bytes: u64,
+    /// Not newer than the oldest row.
+    oldest: Option<Version>,
+    /// The last that was added.
+    last: Option<Debt>,
     before: Collapsed,
     collapsed: Collapsed,
     steps: Vec<Step>,
@@ -223,7 +225,7 @@ pub struct Draft {
 enum Step {
     Added(Version),
     Removed(Version),
-    AllRemovedBut(Version),
+    AllRemoved,
 }
 
 impl Draft {
@@ -250,6 +252,12 @@ impl Draft {
              ON CONFLICT (domain, key) DO UPDATE SET version = max(version, excluded.version), id = max(id, excluded.id)",
         )?
         .execute(params![domain, key, version.0, id as i64])?;
+        self.oldest = Some(self.oldest.map_or(version, |oldest| oldest.min(version)));
+        self.last = Some(Debt {
+            file: file.clone(),
+            version: before.map_or(version, |before| version.max(Version(before))),
+            id,
+        });
         match before.map(Version) {
             None => {
                 self.files += 1;
@@ -319,28 +327,21 @@ impl Draft {
         Ok(())
     }
 
+    /// Clients wait for the transaction that this is a part of. So it reads no row, and deletes without a condition, for
+    /// which SQLite gives the pages back without a look at them.
     fn collapse(&mut self, db: &Connection) -> rusqlite::Result<()> {
-        let (file, version) = db
-            .prepare_cached("SELECT domain, key, version FROM debts ORDER BY id DESC LIMIT 1")?
-            .query_row([], |row| {
-                let file = rows::name(row.get_ref(0)?.as_str()?, row.get_ref(1)?.as_str()?);
-                Ok((file, Version(row.get(2)?)))
-            })?;
-        let others = "WHERE NOT (domain = ?1 AND key = ?2)";
-        let kept = [file.domain.escaped(), file.key.escaped()];
-        let oldest: Option<i64> = db
-            .prepare_cached(&format!("SELECT min(version) FROM debts {others}"))?
-            .query_row(kept, |row| row.get(0))?;
-        let Some(oldest) = oldest.map(Version) else {
+        let (Some(last), Some(oldest)) = (self.last.take(), self.oldest) else {
+            // Nothing has been added: there is time until something is.
             return Ok(());
         };
-        db.prepare_cached(&format!("DELETE FROM debts {others}"))?
-            .execute(kept)?;
-        let since = self.collapsed.since.map_or(oldest, |since| since.min(oldest));
-        self.collapsed.since = Some(since);
-        (self.files, self.bytes) = (1, weight(&file));
-        self.steps.push(Step::AllRemovedBut(version));
-        Ok(())
+        db.prepare_cached("DELETE FROM debts")?.execute([])?;
+        self.collapsed.since = [self.collapsed.since, Some(oldest)]
+            .into_iter()
+            .flatten()
+            .min();
+        (self.files, self.bytes) = (0, 0);
+        self.steps.push(Step::AllRemoved);
+        self.owe(db, &last.file, last.version, last.id)
     }
 }
 
@@ -399,11 +400,7 @@ fn value<T: rusqlite::types::FromSql>(db: &Connection, name: &str) -> rusqlite::
 }
 
 /// A row of `meta` that is there only while it has something to say.
-fn set(
-    db: &Connection,
-    name: &str,
-    value: Option<impl rusqlite::ToSql>,
-) -> rusqlite::Result<()> {
+fn set(db: &Connection, name: &str, value: Option<impl rusqlite::ToSql>) -> rusqlite::Result<()> {
     match value {
         Some(value) => db
             .prepare_cached(
