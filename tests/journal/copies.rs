@@ -39,12 +39,21 @@ pub struct Copies {
     pub takes: Mutex<Duration>,
     /// What a copy holds that has got nothing but what was written at `Whole`.
     pub whole: Mutex<BTreeMap<FileName, FileRecord>>,
-    /// The writes at `Whole` that succeeded, in order, each with how many were under way when it began.
-    pub written: Mutex<Vec<(FileName, usize)>>,
+    /// The writes at `Whole` that succeeded, in order.
+    pub written: Mutex<Vec<Written>>,
     pub tried: AtomicU64,
     under_way: AtomicUsize,
     /// The greatest number under way since a test set it to zero.
     pub most: AtomicUsize,
+}
+
+/// A write at `Whole` that succeeded.
+pub struct Written {
+    pub file: FileName,
+    /// How many were under way when it began, itself included.
+    pub under_way: usize,
+    /// How many had succeeded when it began.
+    pub after: usize,
 }
 
 /// Counts a write as under way.
@@ -166,6 +175,7 @@ macro_rules! passed_on {
                 let under_way = self.under_way.fetch_add(1, Ordering::SeqCst) + 1;
                 let _under_way = UnderWay(self);
                 self.most.fetch_max(under_way, Ordering::SeqCst);
+                let after = self.written.lock().len();
                 let takes = *self.takes.lock();
                 if !takes.is_zero() {
                     tokio::time::sleep(takes).await;
@@ -173,7 +183,7 @@ macro_rules! passed_on {
                 self.admit(file).await?;
                 self.inner.write(file, write, strength).await?;
                 self.whole.lock().entry(file.clone()).or_default().merge(write);
-                self.written.lock().push((file.clone(), under_way));
+                self.written.lock().push(Written { file: file.clone(), under_way, after });
                 Ok(())
             }
 

@@ -323,7 +323,7 @@ async fn too_many_debts_collapse_and_a_walk_pays_exactly_what_is_due() {
         .written
         .lock()
         .iter()
-        .map(|(file, _)| file.clone())
+        .map(|written| written.file.clone())
         .collect();
     let due: BTreeSet<_> = keys(100..1300).iter().map(|key| file(key)).collect();
     assert_eq!(written, due);
@@ -376,7 +376,7 @@ async fn what_collapses_while_a_walk_is_under_way_waits_for_the_next_and_restart
     let mut times: BTreeMap<&FileName, u32> = BTreeMap::new();
     written
         .iter()
-        .for_each(|(file, _)| *times.entry(file).or_default() += 1);
+        .for_each(|written| *times.entry(&written.file).or_default() += 1);
     let untouched = keys(0..300);
     let untouched = untouched
         .iter()
@@ -433,11 +433,12 @@ async fn failing_writes_are_tried_one_at_a_time_and_there_is_no_storm_afterwards
     ledger.set(Mode::Works);
     until_paid(&journal).await;
     assert_eq!(ledger.not_whole().await, []);
-    for (successes, (_, under_way)) in ledger.written.lock().iter().enumerate() {
-        let bound = LIMITS.at_once.min(successes + 1);
+    for written in ledger.written.lock().iter() {
+        let bound = LIMITS.at_once.min(written.after + 1);
+        let (under_way, after) = (written.under_way, written.after);
         assert!(
-            *under_way <= bound,
-            "{under_way} at once after {successes} successes"
+            under_way <= bound,
+            "{under_way} at once after {after} successes"
         );
     }
     assert_eq!(ledger.most.load(Ordering::SeqCst), LIMITS.at_once);
@@ -457,6 +458,31 @@ async fn where_only_some_copies_are_missing_the_rest_is_paid_meanwhile() {
     })
     .await;
     assert!(payer.figures.now().failing_since.is_some());
+    ledger.set(Mode::Works);
+    until_paid(&journal).await;
+    payer.stop().await;
+    assert_eq!(ledger.not_whole().await, []);
+}
+
+#[tokio::test]
+async fn a_walk_passes_no_file_that_failed() {
+    let folder = tempdir().expect("a folder");
+    let (journal, ledger) = (open_with(folder.path(), 20), Copies::open(folder.path()));
+    deliver(&journal, &ledger, &keys(0..400)).await;
+    ledger.set(Mode::HalfFails);
+    let payer = AtWork::start(&journal, &ledger);
+    until("a walk that fails", async || {
+        let walks = journal.debts().walk.is_some();
+        let failing = payer.figures.now().failing_since.is_some();
+        (walks && failing, journal.debts())
+    })
+    .await;
+    let before = ledger.tried();
+    until("more tries", async || {
+        (ledger.tried() >= before + 20, ledger.tried())
+    })
+    .await;
+    assert!(journal.debts().walk.is_some());
     ledger.set(Mode::Works);
     until_paid(&journal).await;
     payer.stop().await;
