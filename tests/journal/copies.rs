@@ -145,7 +145,7 @@ impl Copies {
                     Mode::HalfFails => {
                         let bytes = file.key.bytes();
                         let sum: u32 = bytes.iter().map(|byte| u32::from(*byte)).sum();
-                        Some(sum % 2 == 0)
+                        Some(sum.is_multiple_of(2))
                     }
                 }
             };

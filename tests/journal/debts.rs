@@ -469,8 +469,13 @@ async fn a_walk_passes_no_file_that_failed() {
     let folder = tempdir().expect("a folder");
     let (journal, ledger) = (open_with(folder.path(), 20), Copies::open(folder.path()));
     deliver(&journal, &ledger, &keys(0..400)).await;
-    ledger.set(Mode::HalfFails);
+    ledger.set(Mode::HangsAfter(100));
     let payer = AtWork::start(&journal, &ledger);
+    until("a walk in the middle", async || {
+        (ledger.mode() == Mode::HangsAfter(0), ledger.mode())
+    })
+    .await;
+    ledger.set(Mode::HalfFails);
     until("a walk that fails", async || {
         let walks = journal.debts().walk.is_some();
         let failing = payer.figures.now().failing_since.is_some();
