@@ -166,7 +166,7 @@ async fn live(journal: Journal, stop: Arc<AtomicBool>) {
         journal.announce(settled).await.expect("announced");
         let outgoing = journal.outgoing(0, 2000).await.expect("readable");
         let ids = outgoing.into_iter().map(|outgoing| outgoing.id).collect();
-        journal.confirm(ids).await.expect("confirmed");
+        journal.confirm(ids, false).await.expect("confirmed");
     }
 }
 

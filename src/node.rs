@@ -3,7 +3,7 @@
 //! Always true: what can fail for a person's mistake (a taken port, a folder that cannot be written) fails before a client is
 //! served; nothing at the start waits for the tracker or, but for opening it, for the ledger.
 //! A stop drains the proxy first, so that nothing new arrives, then repair, then what the journal still holds is told for
-//! a moment; what is left waits on disk. Killed in the middle: the journal says what was under way.
+//! a moment; what is left waits on disk, and so does what is not yet on every copy of the ledger. Killed in the middle: the journal says what was under way.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,9 +18,10 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{self, Proof, Vitals};
 use crate::config::{Config, LedgerConfig};
 use crate::events::Events;
+use crate::journal::debt::{Figures, Payer, Paying};
 use crate::journal::deliver::Deliverer;
 use crate::journal::settle::Settler;
-use crate::journal::{Depth, Journal, Refused};
+use crate::journal::{Debts, Depth, Journal, Refused};
 use crate::ledger::cassandra::{CassandraLedger, OpenError};
 use crate::ledger::embedded::EmbeddedLedger;
 use crate::ledger::{Ledger, awaited};
@@ -84,6 +85,8 @@ impl Node {
             settler,
             events: events.clone(),
         };
+        let payer = Payer::new(journal.clone(), Arc::clone(&ledger));
+        let paying = payer.figures();
         let registration = Registration {
             config: config.datacenter.clone(),
             api: api_addr,
@@ -111,11 +114,13 @@ impl Node {
                 journal: journal.clone(),
                 proxy: Arc::clone(&proxy),
                 repair: Arc::clone(&repair),
+                paying,
             }),
         };
         let serving = api::serve(api_listener, context, stop.clone());
         let tasks = vec![
             tokio::spawn(deliverer.run(stop.clone())),
+            tokio::spawn(payer.run(stop.clone())),
             tokio::spawn(registration.run(stop.clone())),
             tokio::spawn(async move {
                 if let Err(why) = serving.await {
@@ -206,11 +211,16 @@ struct Parts {
     journal: Journal,
     proxy: Arc<Proxy>,
     repair: Arc<Repair>,
+    paying: Figures,
 }
 
 impl Vitals for Parts {
     fn journal(&self) -> Depth {
         self.journal.depth()
+    }
+
+    fn debts(&self) -> (Debts, Paying) {
+        (self.journal.debts(), self.paying.now())
     }
 
     fn refusing(&self) -> Option<Refused> {

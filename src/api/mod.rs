@@ -32,7 +32,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::ApiConfig;
 use crate::file::{Datacenter, NodeName};
-use crate::journal::{Depth, Refused};
+use crate::journal::debt::Paying;
+use crate::journal::{Debts, Depth, Refused};
 use crate::ledger::{Ledger, LedgerError};
 use crate::placement::Placements;
 use crate::version::{Clock, Version};
@@ -68,6 +69,8 @@ pub struct Context {
 pub trait Vitals: Send + Sync + 'static {
     /// How full the journal is.
     fn journal(&self) -> Depth;
+    /// What the ledger has, but not yet everywhere, and how it goes with that.
+    fn debts(&self) -> (Debts, Paying);
     /// Why mutations are refused at the moment, if they are.
     fn refusing(&self) -> Option<Refused>;
     /// Repair's workers; an object.

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use serde_json::{Value, json};
 
-use super::{Shared, rfc3339};
+use super::{Shared, Vitals, rfc3339};
 use crate::version::wall_clock;
 
 pub(super) async fn status(State(api): Shared) -> Json<Value> {
@@ -29,7 +29,12 @@ pub(super) async fn status(State(api): Shared) -> Json<Value> {
             "bytes": depth.bytes,
             "refusing": context.vitals.refusing().map(|why| why.to_string()),
         },
-        "ledger": { "is": context.ledger.describe(), "problem": problem },
+        "ledger": {
+            "is": context.ledger.describe(),
+            "problem": problem,
+            "not_yet_whole": not_yet_whole(&*context.vitals),
+            "unreachable": context.ledger.unreachable(),
+        },
         "repair": context.vitals.repair(),
         "proxy": context.vitals.proxy(),
         // Not known is not none.
@@ -37,4 +42,22 @@ pub(super) async fn status(State(api): Shared) -> Json<Value> {
         "in_sync": proof.in_sync && gaps == Some(0),
         "proved_at": proof.proved_at.map(rfc3339),
     }))
+}
+
+/// What the ledger has, and not yet on as many copies as the operator wants.
+fn not_yet_whole(vitals: &dyn Vitals) -> Value {
+    let (debts, paying) = vitals.debts();
+    let last_error = paying.last_error;
+    json!({
+        "count": debts.count,
+        "since": debts.oldest.map(rfc3339),
+        // Beyond those that are counted, everything that has changed since then.
+        "asserting_since": debts.collapsed_since.map(rfc3339),
+        "walk_percent": paying.walk_percent,
+        "failing_since": paying.failing_since.map(rfc3339),
+        "last_error": last_error.map(|last| json!({ "at": rfc3339(last.at), "error": last.error })),
+        "paid": paying.paid,
+        "set_aside": paying.set_aside,
+        "named": paying.named,
+    })
 }

@@ -2,7 +2,7 @@
 //!
 //! Always true: a journal that has stopped stays so until the process starts anew; every change of its state is in the log.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,6 +11,7 @@ use tokio::sync::{Notify, watch};
 
 use super::folder::Counters;
 use super::index::Index;
+use super::owed::Owed;
 use crate::version::Clock;
 
 /// What the writer shares with the handles.
@@ -18,22 +19,27 @@ pub struct Core {
     pub index: Index,
     pub clock: Arc<Clock>,
     pub confirmed: Confirmed,
+    pub owed: Owed,
     pub work: Notify,
+    /// Something is owed that was not before.
+    pub debts: Notify,
     pub ended: watch::Sender<bool>,
     state: Mutex<State>,
     last_number: AtomicU64,
 }
 
-/// Announcements that the ledger has, as far as their rows may still be there.
+/// Announcements that the ledger has, as far as their rows may still be there, each with whether it leaves a debt.
 #[derive(Default)]
-pub struct Confirmed(Mutex<BTreeSet<u64>>);
+pub struct Confirmed(Mutex<BTreeMap<u64, bool>>);
 
 impl Confirmed {
     /// Takes them in. True if there were none: the writer has to be told then.
-    pub fn add(&self, ids: Vec<u64>) -> bool {
+    pub fn add(&self, ids: Vec<u64>, owes: bool) -> bool {
         let mut confirmed = self.0.lock();
         let first = confirmed.is_empty() && !ids.is_empty();
-        confirmed.extend(ids);
+        for id in ids {
+            *confirmed.entry(id).or_default() |= owes;
+        }
         first
     }
 
@@ -41,14 +47,13 @@ impl Confirmed {
         !self.0.lock().is_empty()
     }
 
-    pub fn all(&self) -> BTreeSet<u64> {
+    pub fn all(&self) -> BTreeMap<u64, bool> {
         self.0.lock().clone()
     }
 
     /// Their rows are gone.
-    pub fn deleted(&self, ids: &BTreeSet<u64>) {
-        let mut confirmed = self.0.lock();
-        *confirmed = &*confirmed - ids;
+    pub fn deleted(&self, ids: &BTreeMap<u64, bool>) {
+        self.0.lock().retain(|id, _| !ids.contains_key(id));
     }
 }
 
@@ -66,12 +71,14 @@ pub enum State {
 }
 
 impl Core {
-    pub fn new(index: Index, counters: &Counters) -> Core {
+    pub fn new(index: Index, owed: Owed, counters: &Counters) -> Core {
         Core {
             index,
             clock: Arc::new(Clock::new(counters.mark)),
             confirmed: Confirmed::default(),
+            owed,
             work: Notify::new(),
+            debts: Notify::new(),
             ended: watch::Sender::new(false),
             state: Mutex::new(State::Taking),
             last_number: AtomicU64::new(counters.number),

@@ -139,9 +139,8 @@ impl Deliverer {
         while let Some((delivered, result)) = lanes.next().await {
             done += delivered.len();
             if !delivered.is_empty() {
-                self.journal
-                    .confirm(delivered.iter().map(|out| out.id).collect())
-                    .await?;
+                let ids = delivered.iter().map(|out| out.id).collect();
+                self.journal.confirm(ids, self.ledger.owes()).await?;
                 pass(failpoint::CONFIRMED);
                 delivered.iter().for_each(|out| self.tell(out));
             }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
+use super::owed::{self, Most, Owed};
 use super::rows::{self, TABLES};
 use super::{Entry, JournalError, Outgoing};
 use crate::file::{Datacenter, FileName, NodeName};
@@ -19,7 +20,7 @@ use crate::ledger::StreamId;
 use crate::version::{Version, wall_clock};
 
 /// The layout of the tables. A change of it raises this and adds the step from the one before.
-const SCHEMA: i64 = 1;
+const SCHEMA: i64 = 2;
 
 /// How long to wait for a process that is just ending, as it is when a service is restarted.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
@@ -45,6 +46,8 @@ pub struct Folder {
     pub counters: Counters,
     /// What the next versions of some files must pass.
     pub floors: Vec<(FileName, Version)>,
+    /// What the ledger has, but not yet everywhere.
+    pub owed: Owed,
     path: PathBuf,
 }
 
@@ -90,6 +93,7 @@ impl Folder {
         path: &Path,
         datacenter: &Datacenter,
         node: &NodeName,
+        most_owed: Most,
     ) -> Result<Folder, JournalError> {
         let failed = |why: String| JournalError::Open {
             folder: path.display().to_string(),
@@ -119,6 +123,7 @@ impl Folder {
         let floors = rows::drop_floors(&write, counters.mark)
             .and_then(|()| rows::read_floors(&write))
             .map_err(|why| failed(said(&why)))?;
+        let owed = Owed::load(&write, most_owed).map_err(|why| failed(said(&why)))?;
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let read = Connection::open_with_flags(&file, flags).map_err(|why| failed(said(&why)))?;
         read.busy_timeout(BUSY).map_err(|why| failed(said(&why)))?;
@@ -129,6 +134,7 @@ impl Folder {
             stream,
             counters,
             floors,
+            owed,
             path: path.to_owned(),
         })
     }
@@ -230,9 +236,9 @@ fn identify(
         create(db, datacenter, node).map_err(|why| said(&why))?;
     }
     let schema: i64 = value(db, "schema")?;
-    if schema != SCHEMA {
+    if !(1..=SCHEMA).contains(&schema) {
         return Err(format!(
-            "its tables are of version {schema}, and this program knows version {SCHEMA}; start the program that wrote it"
+            "its tables are of version {schema}, and this program knows up to version {SCHEMA}; start the program that wrote it"
         ));
     }
     let (theirs, their_node): (String, String) = (value(db, "datacenter")?, value(db, "node")?);
@@ -242,6 +248,7 @@ fn identify(
              give each its own [journal] path"
         ));
     }
+    bring_up_to_date(db, schema).map_err(|why| said(&why))?;
     let counter = |name| value::<i64>(db, name).map(|value| value as u64);
     let stream = StreamId {
         datacenter: datacenter.clone(),
@@ -257,9 +264,24 @@ fn identify(
     Ok((stream, counters))
 }
 
+/// Brings the tables of an earlier program to today's, all steps in one transaction. What is in them stays. Going back to
+/// the earlier program is not possible afterwards: it would not know what is owed.
+fn bring_up_to_date(db: &mut Connection, schema: i64) -> rusqlite::Result<()> {
+    if schema == SCHEMA {
+        return Ok(());
+    }
+    let all = db.transaction()?;
+    if schema < 2 {
+        all.execute_batch(owed::TABLE)?;
+    }
+    all.execute("UPDATE meta SET value = ?1 WHERE name = 'schema'", [SCHEMA])?;
+    all.commit()
+}
+
 fn create(db: &mut Connection, datacenter: &Datacenter, node: &NodeName) -> rusqlite::Result<()> {
     let all = db.transaction()?;
     all.execute_batch(TABLES)?;
+    all.execute_batch(owed::TABLE)?;
     let incarnation = uuid::Uuid::new_v4().simple().to_string();
     let mut insert = all.prepare("INSERT INTO meta (name, value) VALUES (?1, ?2)")?;
     insert.execute(params!["schema", SCHEMA])?;

@@ -17,6 +17,7 @@ use tokio::sync::{Semaphore, oneshot};
 use super::core::Core;
 use super::folder::{Folder, said};
 use super::index::{Index, Table, Tags};
+use super::owed::{self, Change, Debt, Debts, Most, Walk};
 use super::rows::{self, NewAnnouncement, NewEntry};
 use super::writer::{HandedIn, Request, Writer};
 use super::{
@@ -57,7 +58,17 @@ impl Journal {
         datacenter: &Datacenter,
         node: &NodeName,
     ) -> Result<Journal, JournalError> {
-        let folder = Folder::open(&config.path, datacenter, node)?;
+        Self::open_with(config, datacenter, node, Most::default())
+    }
+
+    /// As [`Self::open`], with another bound for what is owed by name.
+    pub fn open_with(
+        config: &JournalConfig,
+        datacenter: &Datacenter,
+        node: &NodeName,
+        most_owed: Most,
+    ) -> Result<Journal, JournalError> {
+        let folder = Folder::open(&config.path, datacenter, node, most_owed)?;
         let index = Index::new();
         for (file, version) in &folder.floors {
             index.raise_floor(index.tag(file), *version);
@@ -87,9 +98,10 @@ impl Journal {
             lock,
             stream,
             counters,
+            owed,
             ..
         } = folder;
-        let core = Arc::new(Core::new(index, &counters));
+        let core = Arc::new(Core::new(index, owed, &counters));
         let (requests, queue) = mpsc::channel();
         let writer = Writer::new(
             write,
@@ -311,7 +323,7 @@ impl Journal {
                 limit.saturating_add(confirmed.len()),
                 rows::read_outgoing,
             )?;
-            found.retain(|outgoing| !confirmed.contains(&outgoing.id));
+            found.retain(|outgoing| !confirmed.contains_key(&outgoing.id));
             found.truncate(limit);
             Ok(found)
         })
@@ -322,7 +334,7 @@ impl Journal {
     pub async fn outgoing_of(&self, file: &FileName) -> Result<Vec<Announcement>, JournalError> {
         let mut ids = self.0.core.index.outbox_of(file);
         let confirmed = self.0.core.confirmed.all();
-        ids.retain(|id| !confirmed.contains(id));
+        ids.retain(|id| !confirmed.contains_key(id));
         if ids.is_empty() {
             return Ok(Vec::new());
         }
@@ -345,10 +357,12 @@ impl Journal {
     /// Forgets announcements that the ledger has: none is read again. Never waits: they leave the tables with the
     /// next commit, and after a kill before that they are read, and delivered, once more, which is harmless.
     ///
+    /// Where the ledger `owes` ([`Ledger::owes`](crate::ledger::Ledger::owes)) each becomes a debt with the same commit.
+    ///
     /// # Errors
     /// If the journal is closed.
-    pub async fn confirm(&self, ids: Vec<u64>) -> Result<(), JournalError> {
-        if self.0.core.confirmed.add(ids) {
+    pub async fn confirm(&self, ids: Vec<u64>, owes: bool) -> Result<(), JournalError> {
+        if self.0.core.confirmed.add(ids, owes) {
             let told = self.0.requests.send(Request::Confirmed);
             told.map_err(|_closed| JournalError::Failed {
                 doing: "delete confirmed announcements from the journal",
@@ -356,6 +370,62 @@ impl Journal {
             })?;
         }
         Ok(())
+    }
+
+    /// From memory: what the ledger has, but not yet everywhere. It refuses no client: `max_size` does not count it.
+    pub fn debts(&self) -> Debts {
+        self.0.core.owed.debts()
+    }
+
+    /// Up to `limit` of what is owed by name, behind `after`, in the order of the names.
+    pub async fn owed(
+        &self,
+        after: Option<FileName>,
+        limit: usize,
+    ) -> Result<Vec<Debt>, JournalError> {
+        self.read("read what is owed from the journal", move |db| {
+            Ok(owed::page(db, after.as_ref(), limit)?)
+        })
+        .await
+    }
+
+    /// Forgets debts that are paid, but for those of which more was confirmed since they were read.
+    pub async fn paid(&self, debts: Vec<Debt>) -> Result<(), JournalError> {
+        self.change_debts(Change::Paid(debts)).await
+    }
+
+    /// These files are owed by name, whatever announced them.
+    pub async fn owe(&self, files: Vec<(FileName, Version)>) -> Result<(), JournalError> {
+        self.change_debts(Change::Owed(files)).await
+    }
+
+    /// Begins to walk over all files of the ledger, for all that has collapsed up to now; or tells where the walk is that
+    /// has begun already. `None` if there is nothing to walk for.
+    pub async fn begin_walk(&self) -> Result<Option<Walk>, JournalError> {
+        self.change_debts(Change::WalkBegins).await?;
+        Ok(self.debts().walk)
+    }
+
+    /// Remembers where the walk is.
+    pub async fn walked(&self, walk: Walk) -> Result<(), JournalError> {
+        self.change_debts(Change::Walked(walk)).await
+    }
+
+    /// All that the walk was for is paid, or owed by name.
+    pub async fn end_walk(&self) -> Result<(), JournalError> {
+        self.change_debts(Change::WalkEnds).await
+    }
+
+    async fn change_debts(&self, change: Change) -> Result<(), JournalError> {
+        self.ask("write to the journal what is owed", |answer| {
+            Request::Debts { change, answer }
+        })
+        .await
+    }
+
+    /// Waits until something may be owed that was not before, or `limit` has passed. Made for one who waits.
+    pub async fn wait_for_debts(&self, limit: Duration) {
+        let _either_way = tokio::time::timeout(limit, self.0.core.debts.notified()).await;
     }
 
     /// Waits until there may be new work to settle or deliver, or `limit` has passed. Made for one who waits: of

@@ -54,18 +54,18 @@ struct Totals {
 
 /// A multiset: announcements of one entry share its version.
 #[derive(Default)]
-struct Versions {
+pub struct Versions {
     counts: BTreeMap<Version, u32>,
     len: u64,
 }
 
 impl Versions {
-    fn add(&mut self, version: Version) {
+    pub fn add(&mut self, version: Version) {
         *self.counts.entry(version).or_default() += 1;
         self.len += 1;
     }
 
-    fn remove(&mut self, version: Version) {
+    pub fn remove(&mut self, version: Version) {
         if let Some(count) = self.counts.get_mut(&version) {
             self.len -= 1;
             *count -= 1;
@@ -75,7 +75,12 @@ impl Versions {
         }
     }
 
-    fn oldest(&self) -> Option<Version> {
+    /// How many there are.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub fn oldest(&self) -> Option<Version> {
         self.counts.first_key_value().map(|(version, _)| *version)
     }
 }

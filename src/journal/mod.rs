@@ -8,28 +8,36 @@
 //!    key can be open.
 //! 3. **announcement** (`outbox`): what the ledger shall be told, made by [`settle`], with its number in the stream.
 //!    Entry and announcement change places in one transaction; what is announced is never computed twice.
-//! 4. **gone**: the ledger has confirmed ([`deliver`]).
+//! 4. **debt** (`debts`): the ledger has confirmed it ([`deliver`]), but not yet on as many copies as the operator wants. Announcement
+//!    and debt change places in one transaction; only the file's name and version are kept. Where the ledger owes
+//!    nothing ([`Ledger::owes`](crate::ledger::Ledger::owes)) this step is left out.
+//! 5. **gone**: the debt is paid ([`debt`]), or a newer one of the same file has taken its place.
 //!
 //! Always true: an intent is on disk before [`Journal::intend`] returns. Announcing one twice is harmless. Numbers have no holes.
 //! The clock's mark and the stream's last number are as durable as the rows that carry them, and outlive them.
 //! Never here: deciding which revision wins (`file`), or waiting for the ledger on a client's path.
 //! A file whose versions are beyond what the shared clock accepts has a row in `floors`, the least that its next version
 //! must pass, until the clock has passed it; in a sane world the table is empty.
+//! `max_size` counts entries and announcements. Debts have a bound of their own, beyond which they collapse into
+//! "assert again everything since T" (`owed`), so an outage of any length refuses no client on their account.
 //! Killed in the middle: entries without an outcome are settled by what the tracker holds.
 //!
 //! Where to look: `folder` is the file on disk and who it belongs to, `rows` how values become columns, `writer` the
 //! one thread that writes, `index` what is answered from memory, `core` what these two share with `handle`, which the
 //! rest of the program calls;
-//! [`settle`] makes announcements of entries, and [`deliver`] takes them to the ledger.
+//! [`settle`] makes announcements of entries, [`deliver`] takes them to the ledger, `owed` keeps the books of what it has not
+//! everywhere, and [`debt`] pays.
 
 pub mod announcement;
 mod core;
+pub mod debt;
 pub mod deliver;
 mod folder;
 mod handle;
 mod index;
 mod later;
 mod look;
+mod owed;
 mod rows;
 pub mod settle;
 mod writer;
@@ -41,6 +49,7 @@ use crate::ledger::FileWrite;
 use crate::version::Version;
 
 pub use handle::{Intent, Journal};
+pub use owed::{Debt, Debts, Most, Walk};
 
 /// A change of the tracker's namespace.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

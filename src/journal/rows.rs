@@ -353,11 +353,12 @@ pub fn read_outgoing(row: &Row<'_>) -> Result<(Outgoing, u32), JournalError> {
     Ok((outgoing, weight))
 }
 
-/// Deletes an announcement; the file that it spoke of, if it was there.
-pub fn delete_outgoing(db: &Connection, id: u64) -> rusqlite::Result<Option<FileName>> {
-    db.prepare_cached("DELETE FROM outbox WHERE id = ?1 RETURNING domain, key")?
+/// Deletes an announcement; the file that it spoke of and its version, if it was there.
+pub fn delete_outgoing(db: &Connection, id: u64) -> rusqlite::Result<Option<(FileName, Version)>> {
+    db.prepare_cached("DELETE FROM outbox WHERE id = ?1 RETURNING domain, key, version")?
         .query_row([id as i64], |row| {
-            Ok(name(row.get_ref(0)?.as_str()?, row.get_ref(1)?.as_str()?))
+            let file = name(row.get_ref(0)?.as_str()?, row.get_ref(1)?.as_str()?);
+            Ok((file, Version(row.get(2)?)))
         })
         .optional()
 }
@@ -402,7 +403,8 @@ pub fn read_floors(db: &Connection) -> rusqlite::Result<Vec<(FileName, Version)>
     found.collect()
 }
 
-fn name(domain: &str, key: &str) -> FileName {
+/// A name as its columns hold it.
+pub fn name(domain: &str, key: &str) -> FileName {
     FileName {
         domain: Domain::from_escaped(domain),
         key: Key::from_escaped(key),

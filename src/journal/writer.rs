@@ -11,7 +11,7 @@
 //! Killed in the middle: SQLite's write-ahead log has the transaction or has not.
 
 use std::cell::Cell;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
@@ -24,6 +24,7 @@ use super::core::{Core, State};
 use super::folder::{Counters, said};
 use super::handle::Intent;
 use super::index::{Table, Tags};
+use super::owed::{Change, Draft};
 use super::rows::{self, NewAnnouncement, NewEntry};
 use super::{Details, JournalError, Outcome, Refused};
 use crate::file::FileName;
@@ -71,6 +72,11 @@ pub enum Request {
         version: Version,
         answer: oneshot::Sender<Result<(), JournalError>>,
     },
+    /// Change what is owed, durably, but without haste.
+    Debts {
+        change: Change,
+        answer: oneshot::Sender<Result<(), JournalError>>,
+    },
     /// There are confirmed announcements to delete.
     Confirmed,
     /// Write what waits, and end.
@@ -113,6 +119,10 @@ enum Work {
         version: Version,
         answer: oneshot::Sender<Result<(), JournalError>>,
     },
+    Debts {
+        change: Change,
+        answer: oneshot::Sender<Result<(), JournalError>>,
+    },
 }
 
 /// What a transaction does to the index: what it adds is there before the commit, so that whoever sees a row in the
@@ -132,6 +142,13 @@ enum Effect {
     Floor(u64, Version),
     /// The clock has passed all floors up to its mark.
     FloorsPassed(Version),
+}
+
+/// What a transaction that has succeeded means for what is in memory.
+struct Written {
+    effects: Vec<Effect>,
+    owed: Draft,
+    after: Counters,
 }
 
 /// The writer thread's own.
@@ -300,6 +317,11 @@ impl Writer {
                 version,
                 answer,
             }),
+            Request::Debts { change, answer } => {
+                self.waiting.push(Work::Debts { change, answer });
+                // What is paid need not be forgotten at once: it rides on somebody else's commit.
+                return false;
+            }
             Request::Confirmed | Request::Close => return false,
         }
         true
@@ -323,8 +345,8 @@ impl Writer {
             }
         }
         match tried {
-            Ok((effects, after)) => {
-                self.committed(effects, after);
+            Ok(written) => {
+                self.committed(written);
                 self.core.confirmed.deleted(&confirmed);
             }
             Err(why) => self.failed(&why),
@@ -370,11 +392,15 @@ impl Writer {
     fn try_write(
         &self,
         after: Counters,
-        confirmed: &BTreeSet<u64>,
-    ) -> rusqlite::Result<(Vec<Effect>, Counters)> {
+        confirmed: &BTreeMap<u64, bool>,
+    ) -> rusqlite::Result<Written> {
         let mut effects = Vec::with_capacity(self.waiting.len());
         match self.write(after, confirmed, &mut effects) {
-            Ok(after) => Ok((effects, after)),
+            Ok((after, owed)) => Ok(Written {
+                effects,
+                owed,
+                after,
+            }),
             Err(why) => {
                 for effect in effects {
                     if let Effect::Announced { id, tags } = effect {
@@ -389,11 +415,12 @@ impl Writer {
     fn write(
         &self,
         mut after: Counters,
-        confirmed: &BTreeSet<u64>,
+        confirmed: &BTreeMap<u64, bool>,
         effects: &mut Vec<Effect>,
-    ) -> rusqlite::Result<Counters> {
+    ) -> rusqlite::Result<(Counters, Draft)> {
         fail::fail_point!("journal::write", |code| Err(injected(code)));
         let transaction = self.db.unchecked_transaction()?;
+        let mut owed = self.core.owed.draft();
         for work in &self.waiting {
             match work {
                 Work::Intend(new) => {
@@ -414,22 +441,27 @@ impl Writer {
                 Work::RaiseFloor { file, version, .. } => {
                     effects.push(self.raise_floor(file, *version)?);
                 }
+                Work::Debts { change, .. } => owed.change(&self.db, change)?,
             }
         }
         if self.core.index.floors() > 0 && after.mark.0 >= self.floors_dropped.0 + FLOORS_EVERY {
             rows::drop_floors(&self.db, after.mark)?;
             effects.push(Effect::FloorsPassed(after.mark));
         }
-        for id in confirmed {
-            if let Some(file) = rows::delete_outgoing(&self.db, *id)? {
+        for (id, owes) in confirmed {
+            if let Some((file, version)) = rows::delete_outgoing(&self.db, *id)? {
                 let tags = self.core.index.tags(&[&file]);
                 effects.push(Effect::Gone(Table::Outbox, *id, tags));
+                if *owes {
+                    owed.owe(&self.db, &file, version, *id)?;
+                }
             }
         }
+        owed.finish(&self.db)?;
         after.save(&self.db, &self.counters)?;
         transaction.commit()?;
         fail::fail_point!("journal::sync", |code| Err(injected(code)));
-        Ok(after)
+        Ok((after, owed))
     }
 
     fn raise_floor(&self, file: &FileName, version: Version) -> rusqlite::Result<Effect> {
@@ -490,9 +522,18 @@ impl Writer {
         Ok(())
     }
 
-    fn committed(&mut self, effects: Vec<Effect>, after: Counters) {
+    fn committed(&mut self, written: Written) {
+        let Written {
+            effects,
+            owed,
+            after,
+        } = written;
         self.counters = after;
         self.core.set_last_number(after.number);
+        // Before it leaves the outbox in memory: at no moment is it in neither.
+        if !owed.is_empty() && self.core.owed.enter(owed) {
+            self.core.debts.notify_one();
+        }
         let mut work_to_do = false;
         for effect in effects {
             match effect {
@@ -521,7 +562,9 @@ impl Writer {
                     // One that nobody takes any more says by itself that it did not happen.
                     let _gone = answer.send(Ok(intent));
                 }
-                Work::Announce { answer, .. } | Work::RaiseFloor { answer, .. } => {
+                Work::Announce { answer, .. }
+                | Work::RaiseFloor { answer, .. }
+                | Work::Debts { answer, .. } => {
                     let _gone = answer.send(Ok(()));
                 }
                 Work::Outcome(_) => {}
@@ -563,6 +606,12 @@ impl Writer {
                 Work::RaiseFloor { answer, .. } => {
                     let _gone = answer.send(Err(JournalError::Failed {
                         doing: "write a version far ahead to the journal",
+                        why: why.to_owned(),
+                    }));
+                }
+                Work::Debts { answer, .. } => {
+                    let _gone = answer.send(Err(JournalError::Failed {
+                        doing: "write to the journal what is owed",
                         why: why.to_owned(),
                     }));
                 }

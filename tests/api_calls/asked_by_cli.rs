@@ -5,6 +5,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::process::Output;
 
 use phylactery::file::FileName;
+use phylactery::journal::Debts;
+use phylactery::journal::debt::{LastError, Paying, SetAside};
 use phylactery::ledger::{Expected, Gap};
 use phylactery::version::Version;
 use serde_json::Value;
@@ -97,6 +99,61 @@ async fn status_and_gaps_are_shown() {
     let text = told(&site, &[b"status", b"--json"]).await;
     let answer: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(answer["gaps"], 1);
+}
+
+#[tokio::test]
+async fn debts_are_shown_when_there_are_some_within_80_columns() {
+    let site = site().await;
+    let text = told(&site, &[b"status"]).await;
+    assert!(!text.contains("debts"), "{text}");
+
+    let at = Version(1_800_000_000_123_456);
+    *site.said.1.lock() = (
+        Debts {
+            count: 100_000,
+            oldest: Some(at),
+            collapsed_since: Some(at),
+            walk: None,
+        },
+        Paying {
+            paid: 0,
+            failing_since: Some(at),
+            last_error: Some(LastError {
+                at,
+                error: "write a file: the ledger is not available: not enough nodes are alive to satisfy \
+                        consistency ALL, required 4, alive 3"
+                    .to_owned(),
+            }),
+            walk_percent: Some(99.9),
+            set_aside: 1,
+            named: vec![SetAside {
+                domain: "photos".to_owned(),
+                key: "odd".to_owned(),
+                why: "its head cannot be read".to_owned(),
+            }],
+        },
+    );
+    let text = told(&site, &[b"status"]).await;
+    for wanted in [
+        "  debts       100,000 not yet on every copy, since 2027-01-15T08:00:00.123456Z\n",
+        "              all changes since 2027-01-15T08:00:00.123456Z, at 99 %\n",
+        "              fails since 2027-01-15T08:00:00.123456Z\n",
+        "required 4, alive 3",
+        "set aside: photos odd: its head cannot be read",
+    ] {
+        assert!(text.contains(wanted), "{wanted:?} is not in\n{text}");
+    }
+    let shown = text.lines().filter(|line| !line.contains("ledger "));
+    let long: Vec<_> = shown.filter(|line| line.chars().count() > 80).collect();
+    assert!(long.is_empty(), "{long:#?}");
+
+    // Everything may have collapsed, and nothing be owed by name.
+    site.said.1.lock().0.count = 0;
+    let text = told(&site, &[b"status"]).await;
+    assert!(
+        text.contains("  debts       all changes since 2027"),
+        "{text}"
+    );
 }
 
 #[tokio::test]

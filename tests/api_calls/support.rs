@@ -11,7 +11,8 @@ use phylactery::file::{
     Checksum, Class, ClassCell, Content, Datacenter, Domain, Fid, FileName, Held, Op, Put, Replica,
     Revision,
 };
-use phylactery::journal::{Depth, Refused};
+use phylactery::journal::debt::Paying;
+use phylactery::journal::{Debts, Depth, Refused};
 use phylactery::ledger::embedded::EmbeddedLedger;
 use phylactery::ledger::{DatacenterRecord, FileRecord, FileWrite, Ledger, Strength};
 use phylactery::version::{Clock, Version};
@@ -21,11 +22,17 @@ use tokio_util::sync::CancellationToken;
 
 /// What the other parts of the process would say.
 #[derive(Default)]
-pub struct Said(pub Mutex<(Depth, Option<Refused>, Proof)>);
+pub struct Said(
+    pub Mutex<(Depth, Option<Refused>, Proof)>,
+    pub Mutex<(Debts, Paying)>,
+);
 
 impl Vitals for Said {
     fn journal(&self) -> Depth {
         self.0.lock().0
+    }
+    fn debts(&self) -> (Debts, Paying) {
+        self.1.lock().clone()
     }
     fn refusing(&self) -> Option<Refused> {
         self.0.lock().1.clone()

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use phylactery::api::Proof;
 use phylactery::file::{Class, Domain, FileName};
-use phylactery::journal::{Depth, Refused};
+use phylactery::journal::debt::{LastError, Paying, SetAside};
+use phylactery::journal::{Debts, Depth, Refused};
 use phylactery::ledger::{Expected, Gap, Placement};
 use phylactery::version::{Version, wall_clock};
 use serde_json::{Value, json};
@@ -333,4 +334,57 @@ async fn a_stop_does_not_wait_for_half_a_request() {
     tokio::time::timeout(Duration::from_secs(30), refused)
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn status_says_what_is_not_yet_on_every_copy() {
+    let site = site().await;
+    let (_, answer) = site.get("/v1/status").await;
+    assert_eq!(
+        answer["ledger"]["not_yet_whole"],
+        json!({
+            "count": 0, "since": null, "asserting_since": null, "walk_percent": null,
+            "failing_since": null, "last_error": null, "paid": 0, "set_aside": 0, "named": [],
+        })
+    );
+    assert_eq!(answer["ledger"]["unreachable"], json!([]));
+
+    *site.said.1.lock() = (
+        Debts {
+            count: 3,
+            oldest: Some(Version(2_000_000)),
+            collapsed_since: Some(Version(1_000_000)),
+            walk: None,
+        },
+        Paying {
+            paid: 9,
+            failing_since: Some(Version(3_000_000)),
+            last_error: Some(LastError {
+                at: Version(4_000_000),
+                error: "received 3, required 4".to_owned(),
+            }),
+            walk_percent: Some(12.5),
+            set_aside: 1,
+            named: vec![SetAside {
+                domain: "photos".to_owned(),
+                key: "odd".to_owned(),
+                why: "unreadable".to_owned(),
+            }],
+        },
+    );
+    let (_, answer) = site.get("/v1/status").await;
+    assert_eq!(
+        answer["ledger"]["not_yet_whole"],
+        json!({
+            "count": 3,
+            "since": "1970-01-01T00:00:02.000000Z",
+            "asserting_since": "1970-01-01T00:00:01.000000Z",
+            "walk_percent": 12.5,
+            "failing_since": "1970-01-01T00:00:03.000000Z",
+            "last_error": { "at": "1970-01-01T00:00:04.000000Z", "error": "received 3, required 4" },
+            "paid": 9,
+            "set_aside": 1,
+            "named": [{ "domain": "photos", "key": "odd", "why": "unreadable" }],
+        })
+    );
 }

@@ -163,7 +163,7 @@ async fn deliver(journal: Journal) {
                 .filter_map(|out| out.number)
                 .for_each(|number| println!("confirm {number}."));
             journal
-                .confirm(out.iter().map(|out| out.id).collect())
+                .confirm(out.iter().map(|out| out.id).collect(), false)
                 .await
                 .expect("confirmed");
         }

@@ -164,7 +164,7 @@ fn a_failed_transaction_leaves_no_trace_and_keeps_what_nobody_repeats() {
         assert!(why.contains("full"), "{why}");
         kept.outcome(Outcome::Happened);
         gone.outcome(Outcome::DidNotHappen);
-        journal.confirm(vec![id]).await.expect("kept");
+        journal.confirm(vec![id], false).await.expect("kept");
         assert!(outbox(&journal).await.is_empty(), "delivery goes on");
         refusal(intend(&journal, put("refused")).await);
         assert_eq!(journal.depth(), before);

@@ -1,6 +1,8 @@
 //! The journal, by its rules: on its own, killed, cut off, and on a disk that fails.
 
+mod copies;
 mod crash;
+mod debts;
 mod disk;
 mod rules;
 

@@ -32,7 +32,7 @@ async fn identity_mark_and_number_outlive_an_empty_journal() {
         .await
         .expect("announced");
     let id = outbox(&journal).await[0].id;
-    journal.confirm(vec![id]).await.expect("confirmed");
+    journal.confirm(vec![id], false).await.expect("confirmed");
     journal.close().await;
 
     let journal = open(folder.path());
@@ -76,14 +76,14 @@ async fn a_folder_belongs_to_one_node_and_one_process() {
         );
     }
     let db = rusqlite::Connection::open(folder.path().join("journal.db")).expect("a database");
-    db.execute("UPDATE meta SET value = 2 WHERE name = 'schema'", [])
+    db.execute("UPDATE meta SET value = 3 WHERE name = 'schema'", [])
         .expect("written");
     let why = try_open(folder.path()).err().expect("refused").to_string();
     assert!(
-        why.contains("version 2") && why.contains("knows version 1"),
+        why.contains("version 3") && why.contains("knows up to version 2"),
         "{why}"
     );
-    db.execute("UPDATE meta SET value = 1 WHERE name = 'schema'", [])
+    db.execute("UPDATE meta SET value = 2 WHERE name = 'schema'", [])
         .expect("written");
     open(folder.path());
 }
@@ -138,7 +138,7 @@ async fn a_version_far_ahead_moves_its_file_and_not_the_clock() {
     let settled = settled.iter().map(|entry| (entry.seq, Vec::new()));
     journal.announce(settled.collect()).await.expect("settled");
     let ids = outbox(&journal).await.iter().map(|out| out.id).collect();
-    journal.confirm(ids).await.expect("open");
+    journal.confirm(ids, false).await.expect("open");
     journal.close().await;
     let journal = open(folder.path());
     assert!(intended(&journal, put("a")).await.version() > second);
@@ -396,10 +396,13 @@ async fn announcements_take_the_place_of_their_entry_once() {
 
     // Confirmed ones are not read again, even while their rows are still there.
     journal
-        .confirm(vec![out[0].id, out[1].id])
+        .confirm(vec![out[0].id, out[1].id], false)
         .await
         .expect("confirmed");
-    journal.confirm(vec![out[0].id]).await.expect("harmless");
+    journal
+        .confirm(vec![out[0].id], false)
+        .await
+        .expect("harmless");
     assert_eq!(journal.outgoing(0, 1).await.expect("readable"), &out[2..]);
     assert_eq!(journal.outgoing_of(&file("a")).await.expect("readable"), []);
     until("one row", async || {
@@ -489,7 +492,7 @@ async fn a_full_journal_refuses_intents_and_nothing_else() {
         .into_iter()
         .map(|out| out.id)
         .collect();
-    journal.confirm(ids).await.expect("never refused");
+    journal.confirm(ids, false).await.expect("never refused");
     until("room", async || {
         (journal.depth().bytes == 0, journal.depth())
     })
@@ -667,7 +670,10 @@ async fn memory_and_tables_agree_after_a_random_life() {
                     .iter()
                     .filter(|_| chance.random_bool(0.3))
                     .map(|out| out.id);
-                journal.confirm(ids.collect()).await.expect("confirmed");
+                journal
+                    .confirm(ids.collect(), false)
+                    .await
+                    .expect("confirmed");
             }
             _ => {
                 for intent in under_way.drain(..) {

@@ -18,6 +18,8 @@ pub(super) fn status(answer: &Value) {
         Some(problem) => row("ledger", bad(plain(problem))),
         None => row("ledger", text(&answer["ledger"]["is"])),
     }
+    unreachable(&answer["ledger"]["unreachable"]);
+    debts(&answer["ledger"]["not_yet_whole"]);
     row("journal", journal(&answer["journal"]));
     if let Some(why) = answer["journal"]["refusing"].as_str() {
         row("", bad(format!("refuses changes: {}", plain(why))));
@@ -32,6 +34,76 @@ pub(super) fn status(answer: &Value) {
     }
     part("repair", &answer["repair"]);
     part("proxy", &answer["proxy"]);
+}
+
+/// Nodes of the ledger that are away. An older API, and a ledger in one piece, names none.
+fn unreachable(nodes: &Value) {
+    let nodes: Vec<String> = nodes.as_array().into_iter().flatten().map(text).collect();
+    if !nodes.is_empty() {
+        for line in wrapped(&format!("not reached: {}", nodes.join(", "))) {
+            row("", bad(line));
+        }
+    }
+}
+
+/// What the ledger has, but not yet everywhere; only when there is something to say.
+fn debts(owed: &Value) {
+    let count = owed["count"].as_u64().unwrap_or_default();
+    let since = owed["since"].as_str().map(plain);
+    let asserting = owed["asserting_since"].as_str().map(plain);
+    if count == 0 && asserting.is_none() {
+        return;
+    }
+    let since = since.map_or(String::new(), |since| format!(", since {since}"));
+    let mut name = "debts";
+    if count > 0 || asserting.is_none() {
+        let text = format!("{} not yet on every copy{since}", grouped(count));
+        row(std::mem::take(&mut name), waiting(text));
+    }
+    if let Some(since) = asserting {
+        let walk = match owed["walk_percent"].as_f64() {
+            // Not 100 before it has ended.
+            Some(percent) => format!(", at {:.0} %", percent.floor()),
+            None => String::new(),
+        };
+        row(name, waiting(format!("all changes since {since}{walk}")));
+    }
+    if let Some(since) = owed["failing_since"].as_str() {
+        row("", bad(format!("fails since {}", plain(since))));
+        let why = owed["last_error"]["error"].as_str().unwrap_or_default();
+        for line in wrapped(&plain(why)) {
+            row("", format_args!("  {}", faint(line)));
+        }
+    }
+    for file in owed["named"].as_array().into_iter().flatten() {
+        let aside = format!(
+            "set aside: {} {}: {}",
+            text(&file["domain"]),
+            text(&file["key"]),
+            text(&file["why"])
+        );
+        for line in wrapped(&aside) {
+            row("", bad(line));
+        }
+    }
+}
+
+/// In lines that stay within 80 columns, with a name in front and an indent, wherever words allow it.
+fn wrapped(text: &str) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ').filter(|word| !word.is_empty()) {
+        let last = lines.len() - 1;
+        let line = &mut lines[last];
+        if line.is_empty() {
+            line.push_str(word);
+        } else if line.chars().count() + 1 + word.chars().count() > FIGURES - 2 {
+            lines.push(word.to_owned());
+        } else {
+            line.push(' ');
+            line.push_str(word);
+        }
+    }
+    lines
 }
 
 fn journal(journal: &Value) -> String {
