@@ -4,13 +4,13 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use super::folder::Counters;
 use super::index::Index;
+use crate::ledger::StreamId;
 use crate::version::Clock;
 
 /// What the writer shares with the handles.
@@ -21,7 +21,8 @@ pub struct Core {
     pub work: Notify,
     pub ended: watch::Sender<bool>,
     state: Mutex<State>,
-    last_number: AtomicU64,
+    /// The stream that changes are numbered in, and the last number given in it.
+    numbering: Mutex<(Arc<StreamId>, u64)>,
 }
 
 /// Announcements that the ledger has, as far as their rows may still be there.
@@ -66,7 +67,7 @@ pub enum State {
 }
 
 impl Core {
-    pub fn new(index: Index, counters: &Counters) -> Core {
+    pub fn new(index: Index, stream: StreamId, counters: &Counters) -> Core {
         Core {
             index,
             clock: Arc::new(Clock::new(counters.mark)),
@@ -74,7 +75,7 @@ impl Core {
             work: Notify::new(),
             ended: watch::Sender::new(false),
             state: Mutex::new(State::Taking),
-            last_number: AtomicU64::new(counters.number),
+            numbering: Mutex::new((Arc::new(stream), counters.number)),
         }
     }
 
@@ -122,12 +123,20 @@ impl Core {
         }
     }
 
-    pub fn last_number(&self) -> u64 {
-        self.last_number.load(Ordering::Acquire)
+    pub fn numbering(&self) -> (Arc<StreamId>, u64) {
+        self.numbering.lock().clone()
     }
 
-    pub fn set_last_number(&self, number: u64) {
-        self.last_number.store(number, Ordering::Release);
+    /// `incarnation`: of the stream that begins with these numbers, if another one does.
+    pub fn set_numbering(&self, last_number: u64, incarnation: Option<String>) {
+        let mut numbering = self.numbering.lock();
+        numbering.1 = last_number;
+        if let Some(incarnation) = incarnation {
+            numbering.0 = Arc::new(StreamId {
+                incarnation,
+                ..StreamId::clone(&numbering.0)
+            });
+        }
     }
 
     /// There is something to settle or deliver.

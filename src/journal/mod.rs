@@ -10,7 +10,8 @@
 //!    Entry and announcement change places in one transaction; what is announced is never computed twice.
 //! 4. **gone**: the ledger has confirmed ([`deliver`]).
 //!
-//! Always true: an intent is on disk before [`Journal::intend`] returns. Announcing one twice is harmless. Numbers have no holes.
+//! Always true: an intent is on disk before [`Journal::intend`] returns. Announcing one twice is harmless. Numbers have no holes;
+//! they begin anew only with a new incarnation ([`Journal::begin_stream`]).
 //! The clock's mark and the stream's last number are as durable as the rows that carry them, and outlive them.
 //! Never here: deciding which revision wins (`file`), or waiting for the ledger on a client's path.
 //! A file whose versions are beyond what the shared clock accepts has a row in `floors`, the least that its next version
@@ -40,7 +41,7 @@ use crate::file::{Checksum, Class, Content, Fid, FileName};
 use crate::ledger::FileWrite;
 use crate::version::Version;
 
-pub use handle::{Intent, Journal};
+pub use handle::{Delivery, Intent, Journal};
 
 /// A change of the tracker's namespace.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -71,6 +71,13 @@ pub enum Request {
         version: Version,
         answer: oneshot::Sender<Result<(), JournalError>>,
     },
+    /// Remember a text in place of the one before, and where the clock stands, durably.
+    Remember {
+        text: String,
+        /// The incarnation that begins with this: all that is in the outbox is numbered anew for it.
+        begins: Option<String>,
+        answer: oneshot::Sender<Result<(), JournalError>>,
+    },
     /// There are confirmed announcements to delete.
     Confirmed,
     /// Write what waits, and end.
@@ -113,6 +120,11 @@ enum Work {
         version: Version,
         answer: oneshot::Sender<Result<(), JournalError>>,
     },
+    Remember {
+        text: String,
+        begins: Option<String>,
+        answer: oneshot::Sender<Result<(), JournalError>>,
+    },
 }
 
 /// What a transaction does to the index: what it adds is there before the commit, so that whoever sees a row in the
@@ -132,6 +144,8 @@ enum Effect {
     Floor(u64, Version),
     /// The clock has passed all floors up to its mark.
     FloorsPassed(Version),
+    /// The journal has a new incarnation.
+    Begun(String),
 }
 
 /// The writer thread's own.
@@ -300,6 +314,15 @@ impl Writer {
                 version,
                 answer,
             }),
+            Request::Remember {
+                text,
+                begins,
+                answer,
+            } => self.waiting.push(Work::Remember {
+                text,
+                begins,
+                answer,
+            }),
             Request::Confirmed | Request::Close => return false,
         }
         true
@@ -360,7 +383,8 @@ impl Writer {
             new.intent.stamp(after.seq, version, weight);
             self.waiting.push(Work::Intend(new));
         }
-        if stamped > 0 || self.core.ailing() {
+        let remembers = |work: &Work| matches!(work, Work::Remember { .. });
+        if stamped > 0 || self.core.ailing() || self.waiting.iter().any(remembers) {
             after.mark = self.core.clock.mark().max(after.mark);
         }
         after
@@ -394,6 +418,13 @@ impl Writer {
     ) -> rusqlite::Result<Counters> {
         fail::fail_point!("journal::write", |code| Err(injected(code)));
         let transaction = self.db.unchecked_transaction()?;
+        // First, so that what is numbered anew is only what has yet to be told.
+        for id in confirmed {
+            if let Some(file) = rows::delete_outgoing(&self.db, *id)? {
+                let tags = self.core.index.tags(&[&file]);
+                effects.push(Effect::Gone(Table::Outbox, *id, tags));
+            }
+        }
         for work in &self.waiting {
             match work {
                 Work::Intend(new) => {
@@ -414,17 +445,19 @@ impl Writer {
                 Work::RaiseFloor { file, version, .. } => {
                     effects.push(self.raise_floor(file, *version)?);
                 }
+                Work::Remember { text, begins, .. } => {
+                    rows::remember(&self.db, text)?;
+                    if let Some(incarnation) = begins {
+                        rows::set_incarnation(&self.db, incarnation)?;
+                        after.number = rows::renumber(&self.db)?;
+                        effects.push(Effect::Begun(incarnation.clone()));
+                    }
+                }
             }
         }
         if self.core.index.floors() > 0 && after.mark.0 >= self.floors_dropped.0 + FLOORS_EVERY {
             rows::drop_floors(&self.db, after.mark)?;
             effects.push(Effect::FloorsPassed(after.mark));
-        }
-        for id in confirmed {
-            if let Some(file) = rows::delete_outgoing(&self.db, *id)? {
-                let tags = self.core.index.tags(&[&file]);
-                effects.push(Effect::Gone(Table::Outbox, *id, tags));
-            }
         }
         after.save(&self.db, &self.counters)?;
         transaction.commit()?;
@@ -492,7 +525,11 @@ impl Writer {
 
     fn committed(&mut self, effects: Vec<Effect>, after: Counters) {
         self.counters = after;
-        self.core.set_last_number(after.number);
+        let begun = effects.iter().rev().find_map(|effect| match effect {
+            Effect::Begun(incarnation) => Some(incarnation.clone()),
+            _ => None,
+        });
+        self.core.set_numbering(after.number, begun);
         let mut work_to_do = false;
         for effect in effects {
             match effect {
@@ -506,7 +543,7 @@ impl Writer {
                     work_to_do = true;
                 }
                 Effect::Gone(table, number, tags) => self.core.index.remove(table, number, &tags),
-                Effect::Announced { .. } => work_to_do = true,
+                Effect::Announced { .. } | Effect::Begun(_) => work_to_do = true,
                 Effect::Floor(tag, version) => self.core.index.raise_floor(tag, version),
                 Effect::FloorsPassed(mark) => {
                     self.core.index.drop_floors(mark);
@@ -521,7 +558,9 @@ impl Writer {
                     // One that nobody takes any more says by itself that it did not happen.
                     let _gone = answer.send(Ok(intent));
                 }
-                Work::Announce { answer, .. } | Work::RaiseFloor { answer, .. } => {
+                Work::Announce { answer, .. }
+                | Work::RaiseFloor { answer, .. }
+                | Work::Remember { answer, .. } => {
                     let _gone = answer.send(Ok(()));
                 }
                 Work::Outcome(_) => {}
@@ -563,6 +602,12 @@ impl Writer {
                 Work::RaiseFloor { answer, .. } => {
                     let _gone = answer.send(Err(JournalError::Failed {
                         doing: "write a version far ahead to the journal",
+                        why: why.to_owned(),
+                    }));
+                }
+                Work::Remember { answer, .. } => {
+                    let _gone = answer.send(Err(JournalError::Failed {
+                        doing: "remember in the journal what the ledger is told",
                         why: why.to_owned(),
                     }));
                 }

@@ -1,7 +1,8 @@
 //! The scan: all files of the ledger, by fixed parts of the ring of tokens.
 //!
 //! It runs when this journal has never seen one to its end (a new datacenter is filled so), when the rules of what is due
-//! where have changed since the last one began, when it is asked for, and some time after the last one ended.
+//! where have changed since the last one began, when it is asked for, when a person has accepted that the ledger has stepped back,
+//! and some time after the last one ended.
 //!
 //! Always true: its cursor passes a page only when every file of it is as it should be or parked by name.
 //! Killed in the middle: it goes on with the page at which it was.
@@ -68,7 +69,7 @@ struct Scan<'a> {
 
 pub(super) async fn run(shared: Arc<Shared>) -> Result<(), LedgerError> {
     let reconciler = &shared.reconciler;
-    let incarnation = &reconciler.journal.stream().incarnation;
+    let incarnation = reconciler.journal.stream().incarnation.clone();
     let cursor = reconciler
         .ledger
         .cursor(&reconciler.datacenter, NAME)
@@ -79,9 +80,9 @@ pub(super) async fn run(shared: Arc<Shared>) -> Result<(), LedgerError> {
     let mut note: Note = cursor
         .and_then(|cursor| serde_json::from_str(&cursor.note).ok())
         .unwrap_or_default();
-    if note.incarnation != *incarnation {
+    if note.incarnation != incarnation {
         note = Note {
-            incarnation: incarnation.clone(),
+            incarnation,
             ..Note::default()
         };
         part = 0;
@@ -146,7 +147,12 @@ impl Scan<'_> {
     fn begin_if_due(&mut self, rules: String) -> bool {
         let wanted = self.shared.scan_wanted.lock().take();
         let every = self.shared.reconciler.config.scan_every;
+        let since = self.shared.trust.scan_since();
         let due = wanted.is_some()
+            || self
+                .note
+                .ended_scan_began
+                .is_some_and(|began| began <= since)
             || rules != self.note.rules_of_ended
             || self
                 .note
