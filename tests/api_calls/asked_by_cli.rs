@@ -3,9 +3,11 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::process::Output;
+use std::sync::Arc;
 
 use phylactery::file::FileName;
 use phylactery::ledger::{Expected, Gap};
+use phylactery::trust::{Doubt, Why};
 use phylactery::version::Version;
 use serde_json::Value;
 
@@ -97,6 +99,45 @@ async fn status_and_gaps_are_shown() {
     let text = told(&site, &[b"status", b"--json"]).await;
     let answer: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(answer["gaps"], 1);
+}
+
+#[tokio::test]
+async fn a_doubt_is_accepted_by_a_person_who_has_seen_it() {
+    let site = site().await;
+    let text = told(&site, &[b"accept"]).await;
+    assert_eq!(text, "nothing is in doubt in ma01\n");
+    *site.said.1.lock() = Some(Arc::new(Doubt {
+        found: Version(16),
+        why: Why::LedgerSteppedBack {
+            confirmed: Version(2_000_000),
+            shown: Some(Version(1_000_000)),
+        },
+    }));
+    let text = told(&site, &[b"status"]).await;
+    assert!(
+        text.contains(
+            "doubt       the ledger has stepped back: it shows this node as of 1970-01-01T00:00:01"
+        ),
+        "{text}"
+    );
+    assert!(text.contains("see `phylactery accept`"), "{text}");
+    let text = told(&site, &[b"accept"]).await;
+    assert!(text.contains("In ma01 repair has stopped"), "{text}");
+    assert!(text.contains("the ledger has stepped back"), "{text}");
+    assert!(
+        text.contains("You say that this ledger is the one to go by"),
+        "{text}"
+    );
+    assert!(text.contains("--yes accepts it"), "{text}");
+    assert!(site.said.1.lock().is_some(), "accepted without --yes");
+    let text = told(&site, &[b"accept", b"--json"]).await;
+    let doubt: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(doubt["id"], "ledger-stepped-back-10");
+    let text = told(&site, &[b"accept", b"--yes"]).await;
+    assert!(text.ends_with("Accepted; repair goes on.\n"), "{text}");
+    assert!(site.said.1.lock().is_none());
+    let text = told(&site, &[b"accept", b"--yes"]).await;
+    assert_eq!(text, "nothing is in doubt in ma01\n");
 }
 
 #[tokio::test]

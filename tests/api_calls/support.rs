@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use parking_lot::Mutex;
 use phylactery::api::{Context, Proof, Vitals, serve};
 use phylactery::config::ApiConfig;
@@ -14,6 +15,7 @@ use phylactery::file::{
 use phylactery::journal::{Depth, Refused};
 use phylactery::ledger::embedded::EmbeddedLedger;
 use phylactery::ledger::{DatacenterRecord, FileRecord, FileWrite, Ledger, Strength};
+use phylactery::trust::{Doubt, NotAccepted};
 use phylactery::version::{Clock, Version};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -21,8 +23,12 @@ use tokio_util::sync::CancellationToken;
 
 /// What the other parts of the process would say.
 #[derive(Default)]
-pub struct Said(pub Mutex<(Depth, Option<Refused>, Proof)>);
+pub struct Said(
+    pub Mutex<(Depth, Option<Refused>, Proof)>,
+    pub Mutex<Option<Arc<Doubt>>>,
+);
 
+#[async_trait]
 impl Vitals for Said {
     fn journal(&self) -> Depth {
         self.0.lock().0
@@ -38,6 +44,20 @@ impl Vitals for Said {
     }
     fn proof(&self) -> Proof {
         self.0.lock().2
+    }
+    fn doubt(&self) -> Option<Arc<Doubt>> {
+        self.1.lock().clone()
+    }
+    async fn accept(&self, doubt: &str) -> Result<Option<Arc<Doubt>>, NotAccepted> {
+        let mut stands = self.1.lock();
+        match &*stands {
+            None => return Err(NotAccepted::NoDoubt),
+            Some(now) if now.id() != doubt => {
+                return Err(NotAccepted::Another { now: now.id() });
+            }
+            Some(_) => *stands = None,
+        }
+        Ok(None)
     }
 }
 

@@ -32,6 +32,7 @@ use phylactery::locks::KeyLocks;
 use phylactery::repair::{Repair, RepairParts};
 use phylactery::tracker::{Tracker, TrackerConfig};
 use phylactery::trackers::Trackers;
+use phylactery::trust::Trust;
 use phylactery::version::{Version, wall_clock};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -353,6 +354,7 @@ impl Site {
             ledger: Arc::clone(&ledger),
             settler,
             events: events.clone(),
+            trust: Trust::complete(),
         };
         let stop = CancellationToken::new();
         let token = stop.clone();
@@ -362,7 +364,7 @@ impl Site {
             while !token.is_cancelled() {
                 let depth = beating.depth();
                 let node = NodeRecord {
-                    stream: beating.stream().clone(),
+                    stream: (*beating.stream()).clone(),
                     last_number: beating.last_number(),
                     delivered: beating.delivered_number().await.unwrap_or_default(),
                     oldest_undelivered: depth.oldest,
@@ -384,6 +386,7 @@ impl Site {
                 locks: locks.clone(),
                 trackers: Arc::clone(&self.trackers),
                 events: events.clone(),
+                trust: Trust::complete(),
             })
             .expect("repair starts")
         });
