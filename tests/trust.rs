@@ -233,6 +233,31 @@ async fn a_journal_that_was_lost() {
     cluster.tx01.start_node().await;
     let doubt = doubts(&cluster.tx01, "other_journal").await;
     assert!(doubt["is"].as_str().unwrap().contains("folder lost"));
+    // Nobody may say "in sync" as of later than the lost journal was heard.
+    until(
+        "its word counts the lost journal as undelivered",
+        async || {
+            let nodes = cluster
+                .ledger()
+                .nodes()
+                .await
+                .map_err(|why| why.to_string())?;
+            let (lost, new): (Vec<_>, Vec<_>) = nodes
+                .into_iter()
+                .filter(|node| node.stream.datacenter == cluster.tx01.name)
+                .partition(|node| {
+                    doubt["is"]
+                        .as_str()
+                        .unwrap()
+                        .contains(&node.stream.incarnation)
+                });
+            match (&lost[..], &new[..]) {
+                ([lost], [new]) if new.oldest_undelivered == Some(lost.heartbeat) => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        },
+    )
+    .await;
     put(&cluster.tx01, "in doubt").await;
     // Delivery goes on, by the new stream.
     comes(&cluster.ma01, "in doubt").await;

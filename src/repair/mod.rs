@@ -100,6 +100,8 @@ struct Shared {
     /// Since when a scan is asked for.
     scan_wanted: Mutex<Option<Version>>,
     scan_asked: Notify,
+    /// When streams of other nodes were found to have been left, the last of them: what was left in them is for a scan to find.
+    left: Mutex<Version>,
     /// Whether the last whole scan was made under the rules of placement of today.
     scan_is_current: AtomicBool,
     /// Set once the ledger knows this datacenter; false if repair was stopped before.
@@ -144,6 +146,7 @@ impl Repair {
             nodes: Mutex::default(),
             scan_wanted: Mutex::default(),
             scan_asked: Notify::new(),
+            left: Mutex::default(),
             scan_is_current: AtomicBool::new(false),
             registered: OnceCell::new(),
             trust: parts.trust,
@@ -282,6 +285,11 @@ impl Shared {
         self.scan_asked.notify_one();
     }
 
+    /// Scans that began before this prove nothing.
+    fn scan_since(&self) -> Version {
+        self.trust.scan_since().max(*self.left.lock())
+    }
+
     /// Whether a whole scan ended that began after `moment`.
     fn scanned_since(&self, moment: Version) -> bool {
         match &*self.scan.progress.lock() {
@@ -320,7 +328,7 @@ impl Shared {
 
     fn caught_up(&self) -> Option<Version> {
         if !self.trust.is_given()
-            || !self.scanned_since(self.trust.scan_since())
+            || !self.scanned_since(self.scan_since())
             || !self.scan_is_current.load(Ordering::Relaxed)
         {
             return None;
@@ -341,7 +349,8 @@ impl Shared {
                 until = until.min(stream.complete_until);
             }
         }
-        Some(until)
+        // Before all that there is nothing is proved.
+        (until > Version(0)).then_some(until)
     }
 
     /// What a worker knew of the ledger does not count any more.

@@ -2,7 +2,7 @@
 //!
 //! It runs when this journal has never seen one to its end (a new datacenter is filled so), when the rules of what is due
 //! where have changed since the last one began, when it is asked for, when a person has accepted that the ledger has stepped back,
-//! and some time after the last one ended.
+//! when another node's journal was lost, and some time after the last one ended.
 //!
 //! Always true: its cursor passes a page only when every file of it is as it should be or parked by name.
 //! Killed in the middle: it goes on with the page at which it was.
@@ -147,7 +147,7 @@ impl Scan<'_> {
     fn begin_if_due(&mut self, rules: String) -> bool {
         let wanted = self.shared.scan_wanted.lock().take();
         let every = self.shared.reconciler.config.scan_every;
-        let since = self.shared.trust.scan_since();
+        let since = self.shared.scan_since();
         let due = wanted.is_some()
             || self
                 .note

@@ -16,7 +16,7 @@ use tokio::sync::Mutex;
 use super::compare::{Confirmed, Finding, Own, compare, others_of};
 use super::{Doubt, Trust, Why};
 use crate::journal::{Journal, JournalError};
-use crate::ledger::{Ledger, LedgerError, NodeRecord};
+use crate::ledger::{Ledger, LedgerError, NodeRecord, StreamId};
 use crate::version::{Version, wall_clock};
 
 /// What the journal remembers for the auditor. Of its present incarnation, but for `gone`.
@@ -206,9 +206,7 @@ impl Auditor {
                 })
             }
             Finding::Others { others, speaking } => {
-                at_work.seen = others_of(&stream, &nodes)
-                    .map(|(incarnation, heartbeat)| (incarnation.to_owned(), heartbeat))
-                    .collect();
+                at_work.seen = seen_of(&stream, &nodes);
                 let standing = memory.doubt.as_ref().map(|doubt| &doubt.why);
                 (!covers(standing, &others, speaking)).then_some(if speaking {
                     Why::NameUsedTwice { others }
@@ -276,9 +274,9 @@ impl Auditor {
         let id = doubt.id();
         if at_work.told.as_ref() != Some(&id) {
             tracing::error!(
-                "repair has stopped, and clients are served: {}. `phylactery accept --api http://{}` says what can be done",
-                doubt.sentence(),
-                self.api
+                "repair has stopped, and clients are served; `phylactery accept --api http://{}` says what can be done: {}",
+                self.api,
+                doubt.sentence()
             );
             at_work.told = Some(id);
         }
@@ -298,22 +296,26 @@ impl Auditor {
             return Err(NotAccepted::Another { now: doubt.id() });
         }
         let mut after = memory.clone();
+        // What the others have said until now is accepted with it, and what they say from now on is not.
+        let mut seen = at_work.seen.clone();
+        if let Ok(nodes) = self.ledger.nodes().await {
+            seen = seen_of(&self.journal.stream(), &nodes);
+        }
         match &doubt.why {
             Why::LedgerSteppedBack { .. } => after.scan_since = wall_clock(),
             // The new incarnation has never seen a scan.
             Why::JournalSteppedBack { .. } => {}
             Why::OtherJournal { others } | Why::NameUsedTwice { others } => {
                 for (incarnation, spoke) in others {
-                    let last = at_work.seen.get(incarnation).copied();
+                    let last = seen.get(incarnation).copied();
                     let last = last.map_or(*spoke, |last| last.max(*spoke));
                     after.gone.insert(incarnation.clone(), last);
                 }
             }
         }
-        let sentence = doubt.sentence();
         after.doubt = None;
         self.journal.remember(after.text()).await?;
-        tracing::warn!("a person has accepted that {sentence}");
+        tracing::warn!("a person has accepted the doubt {id}");
         at_work.memory = after;
         at_work.told = None;
         // Another doubt may have stood behind this one; where the ledger is away, the next look tells.
@@ -323,6 +325,13 @@ impl Auditor {
         }
         Ok(self.trust.doubt())
     }
+}
+
+/// When the other incarnations have spoken last.
+fn seen_of(own: &StreamId, nodes: &[NodeRecord]) -> BTreeMap<String, Version> {
+    others_of(own, nodes)
+        .map(|(incarnation, heartbeat)| (incarnation.to_owned(), heartbeat))
+        .collect()
 }
 
 /// Whether the doubt that stands says as much already.

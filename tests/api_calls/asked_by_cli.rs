@@ -134,7 +134,10 @@ async fn a_doubt_is_accepted_by_a_person_who_has_seen_it() {
     let doubt: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(doubt["id"], "ledger-stepped-back-10");
     let text = told(&site, &[b"accept", b"--yes"]).await;
-    assert!(text.ends_with("Accepted; repair goes on.\n"), "{text}");
+    assert!(
+        text.ends_with("Accepted; repair goes on as soon as the ledger answers.\n"),
+        "{text}"
+    );
     assert!(site.said.1.lock().is_none());
     let text = told(&site, &[b"accept", b"--yes"]).await;
     assert_eq!(text, "nothing is in doubt in ma01\n");

@@ -875,6 +875,13 @@ impl Played {
         played
     }
 
+    /// From now on it has another journal.
+    pub fn begin_stream(&mut self, incarnation: &str) {
+        self.stream.incarnation = incarnation.to_owned();
+        self.number.store(0, Ordering::SeqCst);
+        self.delivered.store(0, Ordering::SeqCst);
+    }
+
     pub async fn beat(&self) {
         let node = NodeRecord {
             stream: self.stream.clone(),

@@ -59,7 +59,10 @@ pub(super) fn doubt(answer: &Value) {
 /// What came of accepting.
 pub(super) fn accepted(answer: &Value) {
     match answer["doubt"]["is"].as_str() {
-        None => say!("{}", good("Accepted; repair goes on.")),
+        None => say!(
+            "{}",
+            good("Accepted; repair goes on as soon as the ledger answers.")
+        ),
         Some(next) => {
             say!("Accepted, but repair does not go on yet:");
             say!("  {}", bad(plain(next)));
