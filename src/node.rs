@@ -257,6 +257,10 @@ impl Vitals for Parts {
         })
     }
 
+    fn unheard(&self) -> Option<String> {
+        self.auditor.unheard()
+    }
+
     fn doubt(&self) -> Option<Arc<Doubt>> {
         self.auditor.trust().doubt()
     }

@@ -145,10 +145,8 @@ async fn restarts_and_kills_are_no_doubt() {
         }
     }
     // Ready, and says so.
-    let answer = reqwest::get(format!("http://{}/readyz", cluster.ma01.api))
-        .await
-        .unwrap();
-    assert_eq!(answer.text().await.unwrap(), "ready\n");
+    let ready = cluster.ma01.ready().await.unwrap();
+    assert_eq!(ready, (true, "ready\n".to_owned()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -83,6 +83,8 @@ pub trait Vitals: Send + Sync + 'static {
     fn proxy(&self) -> serde_json::Value;
     /// What is proved.
     fn proof(&self) -> Proof;
+    /// Why the ledger did not hear this node the last time that it spoke, or has not heard it yet.
+    fn unheard(&self) -> Option<String>;
     /// What ledger and journal disagree about, if they do.
     fn doubt(&self) -> Option<Arc<Doubt>>;
     /// A person accepts the doubt of this id. The next one, if another stood behind it.

@@ -41,6 +41,8 @@ pub struct Auditor {
     trust: Trust,
     /// Where a person accepts a doubt; for the log.
     api: SocketAddr,
+    /// Why the last word did not come about.
+    unheard: parking_lot::Mutex<Option<String>>,
     at_work: Mutex<AtWork>,
 }
 
@@ -105,6 +107,7 @@ impl Auditor {
             ledger,
             trust,
             api,
+            unheard: parking_lot::Mutex::new(Some("the ledger was not looked at yet".to_owned())),
             at_work: Mutex::new(AtWork {
                 memory,
                 opened,
@@ -126,6 +129,17 @@ impl Auditor {
     /// # Errors
     /// If the ledger does not answer, or the journal cannot be written: what it does not remember is not published.
     pub async fn beat(&self) -> Result<(), AuditError> {
+        let said = self.look_and_speak().await;
+        *self.unheard.lock() = said.as_ref().err().map(ToString::to_string);
+        said
+    }
+
+    /// Why the ledger did not hear this node the last time; `None` if it did.
+    pub fn unheard(&self) -> Option<String> {
+        self.unheard.lock().clone()
+    }
+
+    async fn look_and_speak(&self) -> Result<(), AuditError> {
         let at_work = &mut *self.at_work.lock().await;
         self.look(at_work).await?;
         // A clock that is too far ahead has been told of where it is noticed.

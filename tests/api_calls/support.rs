@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 pub struct Said(
     pub Mutex<(Depth, Option<Refused>, Proof)>,
     pub Mutex<Option<Arc<Doubt>>>,
+    pub Mutex<Option<String>>,
 );
 
 #[async_trait]
@@ -44,6 +45,9 @@ impl Vitals for Said {
     }
     fn proof(&self) -> Proof {
         self.0.lock().2
+    }
+    fn unheard(&self) -> Option<String> {
+        self.2.lock().clone()
     }
     fn doubt(&self) -> Option<Arc<Doubt>> {
         self.1.lock().clone()
