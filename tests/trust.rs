@@ -197,7 +197,7 @@ async fn a_ledger_restored_from_an_old_copy() {
     doubts(&cluster.tx01, "ledger_stepped_back").await;
     let log = std::fs::read_to_string(cluster.tx01.folder.join("node.log")).unwrap();
     let told = log
-        .matches("repair has stopped, and clients are served")
+        .matches("repair has stopped in tx01, and clients are served")
         .count();
     assert_eq!(told, 2, "{log}");
     does_not_come(&cluster.tx01, "in doubt").await;

@@ -288,7 +288,8 @@ impl Auditor {
         let id = doubt.id();
         if at_work.told.as_ref() != Some(&id) {
             tracing::error!(
-                "repair has stopped, and clients are served; `phylactery accept --api http://{}` says what can be done: {}",
+                "repair has stopped in {}, and clients are served; `phylactery accept --api http://{}` says what can be done: {}",
+                self.journal.stream().datacenter,
                 self.api,
                 doubt.sentence()
             );
