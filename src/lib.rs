@@ -18,4 +18,5 @@ pub mod registration;
 pub mod repair;
 pub mod tracker;
 pub mod trackers;
+pub mod trust;
 pub mod version;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use async_trait::async_trait;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -30,6 +31,7 @@ use crate::proxy::{Drained, Proxy};
 use crate::registration::Registration;
 use crate::repair::{Repair, RepairParts};
 use crate::trackers::Trackers;
+use crate::trust::{Auditor, Doubt, NotAccepted};
 use crate::version::{Version, wall_clock};
 
 /// Connections to the local tracker for settling and repair, beside those of clients: a tracker has 20 workers
@@ -65,6 +67,9 @@ impl Node {
             .with_context(|| format!("listen on {} (api.listen)", config.api.listen))?;
         let api_addr = api_listener.local_addr()?;
         let (journal, ledger) = open_stores(&config).await?;
+        // Before anything is stamped, numbered or told.
+        let auditor =
+            Arc::new(Auditor::open(journal.clone(), Arc::clone(&ledger), api_addr).await?);
         let trackers = Arc::new(Trackers::new(
             config.proxy.trackers.clone(),
             OWN_CONNECTIONS,
@@ -84,6 +89,7 @@ impl Node {
             ledger: Arc::clone(&ledger),
             settler,
             events: events.clone(),
+            trust: auditor.trust(),
         };
         let payer = Payer::new(journal.clone(), Arc::clone(&ledger));
         let paying = payer.figures();
@@ -93,6 +99,7 @@ impl Node {
             journal: journal.clone(),
             ledger: Arc::clone(&ledger),
             trackers: Arc::clone(&trackers),
+            auditor: Arc::clone(&auditor),
         };
         let repair = Repair::start(RepairParts {
             config: config.repair.clone(),
@@ -102,6 +109,7 @@ impl Node {
             locks,
             trackers,
             events,
+            trust: auditor.trust(),
         })?;
         let (proxy, repair) = (Arc::new(proxy), Arc::new(repair));
         let context = api::Context {
@@ -115,6 +123,7 @@ impl Node {
                 proxy: Arc::clone(&proxy),
                 repair: Arc::clone(&repair),
                 paying,
+                auditor,
             }),
         };
         let serving = api::serve(api_listener, context, stop.clone());
@@ -212,8 +221,10 @@ struct Parts {
     proxy: Arc<Proxy>,
     repair: Arc<Repair>,
     paying: Figures,
+    auditor: Arc<Auditor>,
 }
 
+#[async_trait]
 impl Vitals for Parts {
     fn journal(&self) -> Depth {
         self.journal.depth()
@@ -252,6 +263,18 @@ impl Vitals for Parts {
         })
     }
 
+    fn unheard(&self) -> Option<String> {
+        self.auditor.unheard()
+    }
+
+    fn doubt(&self) -> Option<Arc<Doubt>> {
+        self.auditor.trust().doubt()
+    }
+
+    async fn accept(&self, doubt: &str) -> Result<Option<Arc<Doubt>>, NotAccepted> {
+        self.auditor.accept(doubt).await
+    }
+
     /// As of the least of what the others have published and done here, and what this node has not delivered itself.
     fn proof(&self) -> Proof {
         let Some(caught_up) = self.repair.caught_up() else {
@@ -265,7 +288,7 @@ impl Vitals for Parts {
         let proved_at = caught_up.min(own);
         let age = wall_clock().0.saturating_sub(proved_at.0);
         Proof {
-            in_sync: age <= PROOF_LASTS.as_micros() as i64,
+            in_sync: self.auditor.trust().is_given() && age <= PROOF_LASTS.as_micros() as i64,
             proved_at: Some(proved_at),
         }
     }

@@ -1,6 +1,7 @@
 //! What this node publishes of itself: its stream and how far the ledger has it, and how the others reach this datacenter.
 //!
-//! Always true: what a node has not published, nobody counts on; a node that is silent is one that "in sync" waits for.
+//! Always true: what a node has not published, nobody counts on; a node that is silent is one that "in sync" waits for. The node's own
+//! word is published by the auditor (`trust`), which looks at the ledger before.
 //! Never here: what an operator decided about a datacenter; that is kept as the ledger has it.
 
 use std::collections::BTreeSet;
@@ -12,8 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::DatacenterConfig;
 use crate::journal::Journal;
-use crate::ledger::{DatacenterRecord, Ledger, LedgerError, NodeRecord};
+use crate::ledger::{DatacenterRecord, Ledger};
 use crate::trackers::Trackers;
+use crate::trust::Auditor;
 use crate::version::Version;
 
 /// How often a node speaks. Others prove "in sync" as of what they heard last.
@@ -34,6 +36,8 @@ pub struct Registration {
     pub ledger: Arc<dyn Ledger>,
     /// Whose storage hosts others may fetch from.
     pub trackers: Arc<Trackers>,
+    /// Who publishes our stream.
+    pub auditor: Arc<Auditor>,
 }
 
 impl Registration {
@@ -48,17 +52,8 @@ impl Registration {
                 () = stop.cancelled() => return,
                 _ = beats.tick() => {}
             }
-            if until_look == 0 {
-                until_look = match self.publish_datacenter().await {
-                    Ok(()) => BEATS_A_LOOK,
-                    Err(why) => {
-                        tracing::debug!("this datacenter is not published yet: {why}");
-                        1
-                    }
-                };
-            }
-            until_look -= 1;
-            match self.publish_node().await {
+            // First, since delivery and repair wait for the first look, and a tracker may take its time.
+            match self.auditor.beat().await {
                 Ok(()) if silent => {
                     silent = false;
                     tracing::info!("the ledger hears this node again");
@@ -70,27 +65,17 @@ impl Registration {
                 }
                 Err(_) => {}
             }
+            if until_look == 0 {
+                until_look = match self.publish_datacenter().await {
+                    Ok(()) => BEATS_A_LOOK,
+                    Err(why) => {
+                        tracing::debug!("this datacenter is not published yet: {why}");
+                        1
+                    }
+                };
+            }
+            until_look -= 1;
         }
-    }
-
-    async fn publish_node(&self) -> Result<(), LedgerError> {
-        let Ok(now) = self.journal.clock().stamp() else {
-            return Ok(());
-        };
-        let depth = self.journal.depth();
-        // A journal that cannot be read has been told of where it is written.
-        let delivered = self.journal.delivered_number().await.unwrap_or_default();
-        self.ledger
-            .set_node(&NodeRecord {
-                stream: self.journal.stream().clone(),
-                last_number: self.journal.last_number(),
-                delivered,
-                oldest_undelivered: depth.oldest,
-                oldest_open: depth.oldest_open,
-                clock_mark: self.journal.clock().mark(),
-                heartbeat: now,
-            })
-            .await
     }
 
     async fn publish_datacenter(&self) -> anyhow::Result<()> {

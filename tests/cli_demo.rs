@@ -14,10 +14,25 @@ use parking_lot::Mutex;
 /// How long a condition may take to come true. Generous: it is only used up by a failure.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A running demo, and the lines that it has printed.
+/// A running demo, the lines that it has printed, and those of its log.
 struct Demo {
     child: Child,
-    lines: Arc<Mutex<Vec<String>>>,
+    lines: Lines,
+    told: Lines,
+}
+
+type Lines = Arc<Mutex<Vec<String>>>;
+
+/// Keeps the lines of a stream as they come.
+fn keep(stream: impl std::io::Read + Send + 'static) -> Lines {
+    let lines = Lines::default();
+    let printed = Arc::clone(&lines);
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            printed.lock().push(line);
+        }
+    });
+    lines
 }
 
 impl Drop for Demo {
@@ -35,32 +50,33 @@ impl Demo {
             .env_remove("RUST_LOG")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let lines = Arc::new(Mutex::new(Vec::new()));
-        let (out, printed) = (child.stdout.take().unwrap(), Arc::clone(&lines));
-        std::thread::spawn(move || {
-            for line in BufReader::new(out).lines().map_while(Result::ok) {
-                printed.lock().push(line);
-            }
-        });
-        let demo = Demo { child, lines };
+        let lines = keep(child.stdout.take().unwrap());
+        let told = keep(child.stderr.take().unwrap());
+        let demo = Demo { child, lines, told };
         demo.line_with("What happens");
         demo
     }
 
     /// Waits for a line that contains all of this.
     fn line_with(&self, words: &str) -> String {
+        self.line_in(&self.lines, words)
+    }
+
+    fn line_in(&self, lines: &Lines, words: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let found = |line: &&String| words.split('…').all(|part| line.contains(part));
-            if let Some(line) = self.lines.lock().iter().find(found) {
+            if let Some(line) = lines.lock().iter().find(found) {
                 return line.clone();
             }
             assert!(
                 Instant::now() < deadline,
-                "no {words:?} in {:#?}",
-                self.lines.lock()
+                "no {words:?} in {:#?}\n{:#?}",
+                self.lines.lock(),
+                self.told.lock()
             );
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -177,5 +193,43 @@ fn the_printed_lines_work_and_a_restart_goes_on() {
     assert!(output.status.success(), "{delete}: {output:?}");
     demo.line_with("ma01  deleted  …demo/hello");
     demo.line_with("tx01  deleted here too…demo/hello");
+    assert_eq!(demo.interrupt(), Some(0));
+}
+
+#[test]
+fn a_journal_that_was_removed_is_told_and_accepted() {
+    let folder = tempfile::tempdir().unwrap();
+    let offset = free_offset();
+    let demo = Demo::start(folder.path(), offset);
+    let ledger = rusqlite::Connection::open(folder.path().join("ledger.db")).unwrap();
+    ledger.busy_timeout(Duration::from_secs(5)).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    // Both have spoken.
+    while ledger
+        .query_row("SELECT count(*) FROM nodes", [], |row| row.get::<_, i64>(0))
+        .unwrap()
+        < 2
+    {
+        assert!(Instant::now() < deadline, "{:#?}", demo.told.lock());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(demo.interrupt(), Some(0));
+    std::fs::remove_dir_all(folder.path().join("tx01/journal")).unwrap();
+    let demo = Demo::start(folder.path(), offset);
+    let api = format!("http://127.0.0.1:{}", 8081 + offset);
+    let told = demo.line_in(&demo.told, "repair has stopped in tx01…another journal");
+    assert!(
+        told.contains(&format!("phylactery accept --api {api}")),
+        "{told}"
+    );
+    let output = Command::new(env!("CARGO_BIN_EXE_phylactery"))
+        .args(["accept", "--yes", "--api", &api])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("repair goes on"), "{said}");
+    let all = demo.told.lock().join("\n");
+    assert!(!all.contains("stopped in ma01"), "{all}");
     assert_eq!(demo.interrupt(), Some(0));
 }

@@ -18,6 +18,17 @@ async fn depth(site: &harness::Site) -> u64 {
     status["journal"]["depth"].as_u64().expect("a number")
 }
 
+/// Waits until `/readyz` says no, for this reason.
+async fn is_not_ready(site: &harness::Site, why: &str) {
+    until(&format!("not ready: {why}"), async || {
+        match site.ready().await? {
+            (false, line) if line.contains(why) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+}
+
 /// The node of `site` in a mount namespace of its own, with its journal on a tiny disk. The folder as this process sees it.
 async fn start_on_a_tiny_disk(site: &mut harness::Site) -> std::path::PathBuf {
     let journal = site.folder.join("journal");
@@ -194,9 +205,12 @@ async fn a_ledger_that_hangs_is_felt_by_no_client() {
         "what the ledger has not taken is in the journal"
     );
 
+    is_not_ready(&cluster.ma01, "the ledger is not available").await;
+
     // Neither a restart nor a kill in the outage loses anything.
     cluster.ma01.node().kill();
     cluster.ma01.start_node().await;
+    is_not_ready(&cluster.ma01, "it is not open yet").await;
     let mut mogile = Mogile::connect(cluster.ma01.proxy)
         .await
         .expect("it listens");
@@ -206,6 +220,11 @@ async fn a_ledger_that_hangs_is_felt_by_no_client() {
         .expect("no ledger is needed");
     drop(lock);
     cluster.settled().await;
+    until("ready again", async || match cluster.ma01.ready().await? {
+        (true, _) => Ok(()),
+        (false, why) => Err(why),
+    })
+    .await;
     let files = cluster.same_files(DOMAIN).await;
     assert_eq!(
         files.len(),

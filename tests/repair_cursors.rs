@@ -206,6 +206,39 @@ async fn is_caught_up(ma: &Played, tx: &Site) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_lost_journal_had_not_told_is_found_by_a_scan() {
+    let (_home, ledger, mut ma, mut tx) = played_and_real().await;
+    put(&ma, "told", 1).await;
+    ma.passed_by(&tx).await;
+    is_caught_up(&ma, &tx).await;
+    // Killed between a file's cells and the change that names them, and the journal lost.
+    ma.serve("not told", 2, Http::Good(b"not told".to_vec()));
+    let revision = ma.revision(wall_clock(), 2, 8, None);
+    ma.write("not told", &revision, 2).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(tx.read("not told").await.is_none(), "nothing names it");
+    ma.begin_stream("played again");
+    ma.beat().await;
+    tx.comes("not told", b"not told").await;
+    put(&ma, "by the new stream", 3).await;
+    tx.comes("by the new stream", b"by the new stream").await;
+    is_caught_up(&ma, &tx).await;
+    let name = tx.name.clone();
+    let last_scan = async || {
+        let cursor = ledger.cursor(&name, "scan").await.unwrap().unwrap();
+        let note: serde_json::Value = serde_json::from_str(&cursor.note).unwrap();
+        note["ended_scan_began"].as_i64()
+    };
+    let before = last_scan().await;
+    assert!(before.is_some());
+    // Once is enough, also after a start anew.
+    tx.stop().await;
+    tx.start(Some(repair_config()));
+    is_caught_up(&ma, &tx).await;
+    assert_eq!(last_scan().await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn repair_waits_quietly_until_the_ledger_knows_its_datacenter() {
     let home = tempfile::tempdir().unwrap();
     let ledger = Flaky::open(home.path());

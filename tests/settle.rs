@@ -20,6 +20,7 @@ use phylactery::journal::{By, Details, Journal, Mutation, Outcome};
 use phylactery::ledger::embedded::EmbeddedLedger;
 use phylactery::ledger::{FileRecord, Ledger, Strength};
 use phylactery::locks::KeyLocks;
+use phylactery::trust::Trust;
 use phylactery::version::{MAX_AHEAD, Version, wall_clock};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -122,6 +123,7 @@ impl Site {
             ledger: Arc::clone(&ledger),
             settler,
             events: Events::default(),
+            trust: Trust::complete(),
         };
         let stop = CancellationToken::new();
         let token = stop.clone();
@@ -374,7 +376,7 @@ async fn one_run(seed: u64) {
     // The stream tells of every change, without holes, and the ledger has what each names.
     let changes = site
         .ledger
-        .changes(site.journal.stream(), 0, 10_000, Strength::Local)
+        .changes(&site.journal.stream(), 0, 10_000, Strength::Local)
         .await
         .expect("readable");
     for (change, expected) in changes.iter().zip(1..) {

@@ -3,26 +3,31 @@
 //! | call | answers |
 //! | --- | --- |
 //! | `GET /healthz` | 200 while this process answers at all |
+//! | `GET /readyz` | 200 when clients are served and the ledger answers; else 503, and a line that says why |
 //! | `GET /v1/status` | this datacenter: journal, repair, proxy, gaps, whether it is proved in sync |
 //! | `GET /v1/files/{domain}/{key}` | one file: its head, who holds what, where it is due and where it is missing |
 //! | `GET /v1/gaps` | what did not work at once here, most urgent first |
+//! | `POST /v1/doubt/accept` | a person accepts the doubt of this `id`; see [`crate::trust`] |
 //! | `/file/…` | [`bare_fids`] |
 //!
-//! Always true: whatever is asked, the answer is JSON (but for `/healthz`), and a mistake has a `message` that says
+//! Always true: whatever is asked, the answer is JSON (but for `/healthz` and `/readyz`), and a mistake has a `message` that says
 //! what was wrong; the status is decided in one place ([`Refusal`]). A body is at most [`MAX_BODY`], the
 //! connections at most [`MAX_CONNECTIONS`]. "In sync" is said only as the [`Vitals`] have proved it.
 //! Never here: changing a file at a tracker. Killed in the middle: nothing is kept here but leases of a minute.
 
 pub mod bare_fids;
+mod doubt;
 mod files;
 mod hunt;
 mod listener;
+mod ready;
 mod refusal;
 mod status;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::map_response_with_state;
@@ -36,6 +41,7 @@ use crate::journal::debt::Paying;
 use crate::journal::{Debts, Depth, Refused};
 use crate::ledger::{Ledger, LedgerError};
 use crate::placement::Placements;
+use crate::trust::{Doubt, NotAccepted};
 use crate::version::{Clock, Version};
 
 pub use refusal::Refusal;
@@ -65,7 +71,8 @@ pub struct Context {
     pub vitals: Arc<dyn Vitals>,
 }
 
-/// What the other parts of this process say of themselves. From memory: nothing here waits.
+/// What the other parts of this process say of themselves. From memory: nothing here waits, but for [`Self::accept`].
+#[async_trait]
 pub trait Vitals: Send + Sync + 'static {
     /// How full the journal is.
     fn journal(&self) -> Depth;
@@ -79,6 +86,12 @@ pub trait Vitals: Send + Sync + 'static {
     fn proxy(&self) -> serde_json::Value;
     /// What is proved.
     fn proof(&self) -> Proof;
+    /// Why the ledger did not hear this node the last time that it spoke, or has not heard it yet.
+    fn unheard(&self) -> Option<String>;
+    /// What ledger and journal disagree about, if they do.
+    fn doubt(&self) -> Option<Arc<Doubt>>;
+    /// A person accepts the doubt of this id. The next one, if another stood behind it.
+    async fn accept(&self, doubt: &str) -> Result<Option<Arc<Doubt>>, NotAccepted>;
 }
 
 /// Whether this datacenter holds all that it should, as of when.
@@ -118,7 +131,9 @@ pub fn router(context: Context) -> Router {
         ));
     Router::new()
         .route("/healthz", get("ok\n"))
+        .route("/readyz", get(ready::ready))
         .route("/v1/status", get(status::status))
+        .route("/v1/doubt/accept", post(doubt::accept))
         .route("/v1/files/{domain}/{*key}", get(files::file))
         .route("/v1/gaps", get(files::gaps))
         .merge(first_version)
@@ -129,7 +144,7 @@ pub fn router(context: Context) -> Router {
 
 async fn no_such_path(request: Request) -> Refusal {
     Refusal::NotFound(format!(
-        "nothing is at {}; try /v1/status, /v1/files/DOMAIN/KEY, /v1/gaps or /healthz",
+        "nothing is at {}; try /v1/status, /v1/files/DOMAIN/KEY, /v1/gaps, /healthz or /readyz",
         request.uri().path()
     ))
 }

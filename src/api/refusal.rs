@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use crate::ledger::LedgerError;
+use crate::trust::NotAccepted;
 use crate::version::ClockAhead;
 
 /// Why a call was refused. Nothing was stored then.
@@ -29,6 +30,9 @@ pub enum Refusal {
     /// The ledger would not.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// The doubt is not accepted.
+    #[error("{}", with_sources(.0))]
+    NotAccepted(#[from] NotAccepted),
     /// The clock would not.
     #[error(transparent)]
     Clock(#[from] ClockAhead),
@@ -39,10 +43,15 @@ impl Refusal {
     pub fn status(&self) -> StatusCode {
         match self {
             Refusal::Bad(_) => StatusCode::BAD_REQUEST,
-            Refusal::NotFound(_) => StatusCode::NOT_FOUND,
-            Refusal::Known(_) => StatusCode::CONFLICT,
+            Refusal::NotFound(_) | Refusal::NotAccepted(NotAccepted::NoDoubt) => {
+                StatusCode::NOT_FOUND
+            }
+            Refusal::Known(_) | Refusal::NotAccepted(NotAccepted::Another { .. }) => {
+                StatusCode::CONFLICT
+            }
             Refusal::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Refusal::Unfinished(_)
+            | Refusal::NotAccepted(NotAccepted::Journal(_))
             | Refusal::Ledger(LedgerError::Unavailable { .. })
             | Refusal::Clock(_) => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::Ledger(LedgerError::Corrupt { .. }) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -58,4 +67,15 @@ impl IntoResponse for Refusal {
         }
         (status, Json(json!({ "message": self.to_string() }))).into_response()
     }
+}
+
+/// The chain of causes reads as one sentence.
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut said = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        said.push_str(&format!(": {inner}"));
+        cause = inner.source();
+    }
+    said
 }

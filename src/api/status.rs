@@ -39,6 +39,7 @@ pub(super) async fn status(State(api): Shared) -> Json<Value> {
         "proxy": context.vitals.proxy(),
         // Not known is not none.
         "gaps": gaps,
+        "doubt": context.vitals.doubt().map(|doubt| super::doubt::shown(&doubt)),
         "in_sync": proof.in_sync && gaps == Some(0),
         "proved_at": proof.proved_at.map(rfc3339),
     }))

@@ -1,4 +1,4 @@
-//! `phylactery status`, `file show` and `gaps`: they ask the HTTP API, and know nothing that it does not say.
+//! `phylactery status`, `accept`, `file show` and `gaps`: they ask the HTTP API, and know nothing that it does not say.
 
 mod show;
 
@@ -33,6 +33,17 @@ pub struct Asking {
 pub struct Status {
     #[command(flatten)]
     asking: Asking,
+}
+
+/// What `accept` takes.
+#[derive(Args, Debug)]
+pub struct Accept {
+    #[command(flatten)]
+    asking: Asking,
+
+    /// Accept what is shown; without it nothing is changed
+    #[arg(long)]
+    yes: bool,
 }
 
 /// What `gaps` takes.
@@ -72,6 +83,36 @@ pub(super) fn status(arguments: Status) -> Result<(), Failure> {
     arguments.asking.ask("v1/status", show::status)
 }
 
+/// What is accepted is what is shown: should the doubt be another one by then, the API refuses.
+pub(super) fn accept(arguments: Accept) -> Result<(), Failure> {
+    let Accept { asking, yes } = arguments;
+    let runtime = runtime()?;
+    let status = runtime.block_on(asking.fetch("v1/status"))?;
+    let doubt = &status["doubt"];
+    if !asking.json {
+        show::doubt(&status);
+    }
+    let id = match doubt["id"].as_str() {
+        Some(id) if yes => id,
+        Some(_) | None => {
+            if asking.json {
+                super::paint::say!("{doubt:#}");
+            } else if doubt.is_object() {
+                super::paint::say!("Nothing is changed; --yes accepts it.");
+            }
+            return Ok(());
+        }
+    };
+    let body = serde_json::json!({ "id": id });
+    let answer = runtime.block_on(asking.send("v1/doubt/accept", Some(&body)))?;
+    if asking.json {
+        super::paint::say!("{answer:#}");
+    } else {
+        show::accepted(&answer);
+    }
+    Ok(())
+}
+
 pub(super) fn gaps(arguments: Gaps) -> Result<(), Failure> {
     let path = format!("v1/gaps?limit={}", arguments.limit);
     arguments.asking.ask(&path, show::gaps)
@@ -109,6 +150,11 @@ impl Asking {
     }
 
     async fn fetch(&self, path: &str) -> Result<Value, Failure> {
+        self.send(path, None).await
+    }
+
+    /// A GET, or with a body a POST.
+    async fn send(&self, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
         let base = self.api.trim_end_matches('/');
         let wrong = |why: &dyn std::fmt::Display| {
             Failure::Usage(format!(
@@ -127,7 +173,11 @@ impl Asking {
         };
         let client = reqwest::Client::builder().no_proxy().timeout(LIMIT).build();
         let client = client.map_err(|error| anyhow::Error::new(error).context("make a client"))?;
-        let response = client.get(url).send().await.map_err(unreachable)?;
+        let request = match body {
+            None => client.get(url),
+            Some(body) => client.post(url).json(body),
+        };
+        let response = request.send().await.map_err(unreachable)?;
         let status = response.status();
         let body = response.bytes().await.map_err(unreachable)?;
         let answer: Option<Value> = serde_json::from_slice(&body).ok();

@@ -94,6 +94,13 @@ pub enum Command {
     /// is doing, and how many files did not come at once.
     Status(ask::Status),
 
+    /// Say what is true where ledger and journal disagree
+    ///
+    /// When a ledger was restored from a backup, a journal was lost or set back, or a name is used twice, repair
+    /// stops until a person has looked. This shows what is in doubt and what it would mean to accept it; with --yes it
+    /// accepts, and repair goes on without a restart.
+    Accept(ask::Accept),
+
     /// Look at one file
     ///
     /// Asks the HTTP API of a datacenter what the ledger knows of it, and so gets the same answer in all of
@@ -132,6 +139,7 @@ impl Command {
             Command::CheckConfig(_)
             | Command::Demo(_)
             | Command::Status(_)
+            | Command::Accept(_)
             | Command::File(_)
             | Command::Gaps(_) => "warn",
         }
@@ -153,6 +161,7 @@ impl Command {
             Command::Demo(arguments) => demo::run(arguments),
             Command::Tracker(arguments) => tracker::run(arguments),
             Command::Status(arguments) => ask::status(arguments),
+            Command::Accept(arguments) => ask::accept(arguments),
             Command::File(ask::File::Show(arguments)) => ask::file(arguments),
             Command::Gaps(arguments) => ask::gaps(arguments),
         }

@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
@@ -12,6 +11,7 @@ use tokio::sync::{Notify, watch};
 use super::folder::Counters;
 use super::index::Index;
 use super::owed::Owed;
+use crate::ledger::StreamId;
 use crate::version::Clock;
 
 /// What the writer shares with the handles.
@@ -25,7 +25,8 @@ pub struct Core {
     pub debts: Notify,
     pub ended: watch::Sender<bool>,
     state: Mutex<State>,
-    last_number: AtomicU64,
+    /// The stream that changes are numbered in, and the last number given in it.
+    numbering: Mutex<(Arc<StreamId>, u64)>,
 }
 
 /// Announcements that the ledger has, as far as their rows may still be there, each with whether it leaves a debt.
@@ -71,7 +72,7 @@ pub enum State {
 }
 
 impl Core {
-    pub fn new(index: Index, owed: Owed, counters: &Counters) -> Core {
+    pub fn new(index: Index, owed: Owed, stream: StreamId, counters: &Counters) -> Core {
         Core {
             index,
             clock: Arc::new(Clock::new(counters.mark)),
@@ -81,7 +82,7 @@ impl Core {
             debts: Notify::new(),
             ended: watch::Sender::new(false),
             state: Mutex::new(State::Taking),
-            last_number: AtomicU64::new(counters.number),
+            numbering: Mutex::new((Arc::new(stream), counters.number)),
         }
     }
 
@@ -129,12 +130,20 @@ impl Core {
         }
     }
 
-    pub fn last_number(&self) -> u64 {
-        self.last_number.load(Ordering::Acquire)
+    pub fn numbering(&self) -> (Arc<StreamId>, u64) {
+        self.numbering.lock().clone()
     }
 
-    pub fn set_last_number(&self, number: u64) {
-        self.last_number.store(number, Ordering::Release);
+    /// `incarnation`: of the stream that begins with these numbers, if another one does.
+    pub fn set_numbering(&self, last_number: u64, incarnation: Option<String>) {
+        let mut numbering = self.numbering.lock();
+        numbering.1 = last_number;
+        if let Some(incarnation) = incarnation {
+            numbering.0 = Arc::new(StreamId {
+                incarnation,
+                ..StreamId::clone(&numbering.0)
+            });
+        }
     }
 
     /// There is something to settle or deliver.

@@ -180,14 +180,14 @@ impl Payer {
         }
     }
 
-    fn us(&self) -> &Datacenter {
-        &self.journal.stream().datacenter
+    fn us(&self) -> Datacenter {
+        self.journal.stream().datacenter.clone()
     }
 
     /// Writes the cells of a file again, everywhere.
     async fn write(&self, file: &FileName, mut record: FileRecord) -> Result<(), LedgerError> {
         let us = self.us();
-        let ours = record.replicas.remove(us);
+        let ours = record.replicas.remove(&us);
         let write = FileWrite {
             head: record.head,
             class: record.class_cell,
@@ -221,7 +221,7 @@ impl Payable for Debt {
         payer
             .with_patience(async {
                 let record = payer.ledger.read(&self.file, Strength::Local).await?;
-                if newest(&record, payer.us()) < Some(self.version) {
+                if newest(&record, &payer.us()) < Some(self.version) {
                     return Err(Unpaid::Aside(format!(
                         "the ledger shows nothing of it as new as {}, which it had confirmed; was it set back to an earlier state?",
                         self.version
@@ -577,7 +577,7 @@ impl<'a> Round<'a> {
         let us = self.payer.us();
         let files = page.files.into_iter();
         let left = files
-            .filter(|(_, record)| newest(record, us) >= Some(walk.since))
+            .filter(|(_, record)| newest(record, &us) >= Some(walk.since))
             .map(|(file, record)| Found { file, record })
             .collect();
         // Whether the unreadable ones are due cannot be seen; so they are.

@@ -2,6 +2,7 @@
 //!
 //! Always true: announcements of one file are written in their order, the put half of a rename before its delete half, a
 //! file's cells before the change that names them. One that cannot be written holds back only what must follow it.
+//! Nothing is written before the ledger was looked at once ([`Trust::looked`]): a journal that was set back would use numbers twice.
 //! Never here: giving up. What the ledger has not confirmed stays in the outbox.
 //! Killed in the middle: the same cells are written again, which changes nothing.
 
@@ -18,9 +19,10 @@ use crate::events::{Event, Events, What};
 use crate::failpoint::{self, pass};
 use crate::file::{FileName, Op};
 use crate::ledger::{About, Change, FileWrite, Ledger, LedgerError, Strength};
+use crate::trust::Trust;
 
 use super::settle::{Passed, Settler};
-use super::{Journal, JournalError, Outgoing};
+use super::{Delivery, Journal, JournalError, Outgoing};
 
 /// Announcements read from the outbox at a time.
 const BATCH: usize = 2_000;
@@ -44,6 +46,8 @@ pub struct Deliverer {
     pub settler: Settler,
     /// Where delivered changes are told.
     pub events: Events,
+    /// Whether the ledger was looked at: before that, a number of the stream may have been used already.
+    pub trust: Trust,
 }
 
 impl Deliverer {
@@ -107,6 +111,7 @@ impl Deliverer {
 
     async fn deliver_all(&self, to_deliver: &Notify) {
         let mut trouble = Trouble::of("tell the ledger");
+        self.trust.looked().await;
         loop {
             match self.deliver().await {
                 Ok(delivered) => {
@@ -122,6 +127,7 @@ impl Deliverer {
 
     /// One round: reads a batch of the outbox and writes it. How many the ledger has taken.
     async fn deliver(&self) -> Result<usize, DeliverError> {
+        let delivery = self.journal.delivery().await;
         let batch = self.journal.outgoing(0, BATCH).await?;
         if batch.is_empty() {
             return Ok(0);
@@ -133,7 +139,7 @@ impl Deliverer {
         let mut failed = None;
         let lanes: Vec<_> = lanes(batch)
             .into_iter()
-            .map(|lane| self.deliver_lane(lane))
+            .map(|lane| self.deliver_lane(&delivery, lane))
             .collect();
         let mut lanes = futures::stream::iter(lanes).buffer_unordered(LANES_AT_ONCE);
         while let Some((delivered, result)) = lanes.next().await {
@@ -159,10 +165,14 @@ impl Deliverer {
     }
 
     /// Writes one lane in order, up to the first that fails.
-    async fn deliver_lane(&self, lane: Vec<Outgoing>) -> (Vec<Outgoing>, Result<(), LedgerError>) {
+    async fn deliver_lane(
+        &self,
+        delivery: &Delivery<'_>,
+        lane: Vec<Outgoing>,
+    ) -> (Vec<Outgoing>, Result<(), LedgerError>) {
         let mut delivered = Vec::with_capacity(lane.len());
         for out in lane {
-            if let Err(why) = self.deliver_one(&out).await {
+            if let Err(why) = self.deliver_one(delivery, &out).await {
                 return (delivered, Err(why));
             }
             delivered.push(out);
@@ -170,7 +180,11 @@ impl Deliverer {
         (delivered, Ok(()))
     }
 
-    async fn deliver_one(&self, out: &Outgoing) -> Result<(), LedgerError> {
+    async fn deliver_one(
+        &self,
+        delivery: &Delivery<'_>,
+        out: &Outgoing,
+    ) -> Result<(), LedgerError> {
         let announcement = &out.announcement;
         self.ledger
             .write(&announcement.file, &announcement.write, Strength::Local)
@@ -184,7 +198,7 @@ impl Deliverer {
                 about: about(&announcement.write),
             };
             self.ledger
-                .append_change(self.journal.stream(), &change, Strength::Local)
+                .append_change(delivery.stream(), &change, Strength::Local)
                 .await?;
             pass(failpoint::CHANGE_WRITTEN);
         }

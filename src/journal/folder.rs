@@ -1,7 +1,7 @@
 //! The journal's folder: one SQLite file, one process at a time, one node for ever.
 //!
-//! Always true: a folder has exactly one incarnation, made with it and durable before anything else is;
-//! a folder of another node, another datacenter or a newer program is left as it was found.
+//! Always true: a folder has exactly one incarnation at a time, made with it and durable before anything else is, and a new one
+//! only where its changes are numbered anew; a folder of another node, another datacenter or a newer program is left as it was found.
 //! The file keeps the size of the fullest moment there was, as freed pages are used again; the write-ahead log is cut back
 //! to [`WAL_KEPT`] whenever it begins anew. An operator who leaves a read transaction open keeps it from beginning anew.
 //! Killed in the middle: the tables and the identity come in one transaction, so a folder has all of it or none.
@@ -282,7 +282,7 @@ fn create(db: &mut Connection, datacenter: &Datacenter, node: &NodeName) -> rusq
     let all = db.transaction()?;
     all.execute_batch(TABLES)?;
     all.execute_batch(owed::TABLE)?;
-    let incarnation = uuid::Uuid::new_v4().simple().to_string();
+    let incarnation = new_incarnation();
     let mut insert = all.prepare("INSERT INTO meta (name, value) VALUES (?1, ?2)")?;
     insert.execute(params!["schema", SCHEMA])?;
     insert.execute(params!["datacenter", datacenter.as_str()])?;
@@ -293,6 +293,11 @@ fn create(db: &mut Connection, datacenter: &Datacenter, node: &NodeName) -> rusq
     }
     drop(insert);
     all.commit()
+}
+
+/// A name that no other life of a journal has.
+pub fn new_incarnation() -> String {
+    uuid::Uuid::new_v4().simple().to_string()
 }
 
 fn value<T: rusqlite::types::FromSql>(db: &Connection, name: &str) -> Result<T, String> {

@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use rusqlite::Connection;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{RwLock, RwLockReadGuard, Semaphore, oneshot};
 
 use super::core::Core;
-use super::folder::{Folder, said};
+use super::folder::{Folder, new_incarnation, said};
 use super::index::{Index, Table, Tags};
 use super::owed::{self, Change, Debt, Debts, Most, Walk};
 use super::rows::{self, NewAnnouncement, NewEntry};
@@ -37,6 +37,9 @@ const QUEUE: usize = 4096;
 /// an hour too far ahead has stored fewer.
 const MAX_FLOORS: usize = 1_000_000;
 
+/// What is attempted where the journal's memory of the ledger is written.
+const REMEMBERING: &str = "remember in the journal what the ledger is told";
+
 /// The journal of one process. Cheap to clone.
 #[derive(Clone)]
 pub struct Journal(Arc<Shared>);
@@ -45,7 +48,8 @@ struct Shared {
     core: Arc<Core>,
     requests: mpsc::Sender<Request>,
     turn: Arc<Semaphore>,
-    stream: StreamId,
+    /// Held while numbers of the stream are on their way into the ledger.
+    delivery: RwLock<()>,
     read: Mutex<Connection>,
     max_size: u64,
 }
@@ -101,7 +105,7 @@ impl Journal {
             owed,
             ..
         } = folder;
-        let core = Arc::new(Core::new(index, owed, &counters));
+        let core = Arc::new(Core::new(index, owed, stream, &counters));
         let (requests, queue) = mpsc::channel();
         let writer = Writer::new(
             write,
@@ -122,7 +126,7 @@ impl Journal {
             core,
             requests,
             turn: Arc::new(Semaphore::new(QUEUE)),
-            stream,
+            delivery: RwLock::default(),
             read: Mutex::new(read),
             max_size: config.max_size,
         })))
@@ -142,9 +146,60 @@ impl Journal {
         &self.0.core.clock
     }
 
-    /// The stream that this journal's changes are numbered in.
-    pub fn stream(&self) -> &StreamId {
-        &self.0.stream
+    /// The stream that this journal's changes are numbered in. Another one from [`Self::begin_stream`] on.
+    pub fn stream(&self) -> Arc<StreamId> {
+        self.0.core.numbering().0
+    }
+
+    /// The stream, and the last number given in it.
+    pub fn numbering(&self) -> (Arc<StreamId>, u64) {
+        self.0.core.numbering()
+    }
+
+    /// The permission to write changes into the stream: while it is held, [`Self::stream`] and the numbers of the outbox
+    /// stay what they are. Not for holding two of.
+    pub async fn delivery(&self) -> Delivery<'_> {
+        let held = self.0.delivery.read().await;
+        Delivery {
+            stream: self.stream(),
+            _held: held,
+        }
+    }
+
+    /// What [`Self::remember`] has written last; it outlives restarts.
+    pub async fn remembered(&self) -> Result<Option<String>, JournalError> {
+        self.read("read what the journal remembers of the ledger", |db| {
+            Ok(rows::remembered(db)?)
+        })
+        .await
+    }
+
+    /// Remembers `text`, and where the clock stands, in place of what was remembered before; durable when this returns.
+    ///
+    /// # Errors
+    /// If it cannot be written. What was remembered before stands, but for a failed fsync.
+    pub async fn remember(&self, text: String) -> Result<(), JournalError> {
+        self.ask(REMEMBERING, |answer| Request::Remember {
+            text,
+            begins: None,
+            answer,
+        })
+        .await
+    }
+
+    /// Begins a new incarnation with a stream of its own, and remembers `text`, in one transaction: what the ledger has not confirmed
+    /// takes the numbers 1, 2, 3 … of the new stream, in order. Waits for the round of delivery that is under way.
+    ///
+    /// # Errors
+    /// If it cannot be written. Nothing has changed then, but for a failed fsync.
+    pub async fn begin_stream(&self, text: String) -> Result<(), JournalError> {
+        let _nothing_under_way = self.0.delivery.write().await;
+        self.ask(REMEMBERING, |answer| Request::Remember {
+            text,
+            begins: Some(new_incarnation()),
+            answer,
+        })
+        .await
     }
 
     /// Stamps and writes an intent; durable when this returns. `guard` covers the mutation's files. Dropped before it
@@ -230,7 +285,7 @@ impl Journal {
 
     /// The last number given to a change.
     pub fn last_number(&self) -> u64 {
-        self.0.core.last_number()
+        self.0.core.numbering().1
     }
 
     /// Every number up to this one is in the ledger.
@@ -466,6 +521,19 @@ impl Journal {
             Ok(Err(ReadError::Sqlite(why))) => Err(failed(said(&why))),
             Err(why) => Err(failed(why.to_string())),
         }
+    }
+}
+
+/// The permission to write changes into a stream.
+pub struct Delivery<'a> {
+    stream: Arc<StreamId>,
+    _held: RwLockReadGuard<'a, ()>,
+}
+
+impl Delivery<'_> {
+    /// Which stream.
+    pub fn stream(&self) -> &StreamId {
+        &self.stream
     }
 }
 

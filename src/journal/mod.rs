@@ -13,7 +13,8 @@
 //!    nothing ([`Ledger::owes`](crate::ledger::Ledger::owes)) this step is left out.
 //! 5. **gone**: the debt is paid ([`debt`]), or a newer one of the same file has taken its place.
 //!
-//! Always true: an intent is on disk before [`Journal::intend`] returns. Announcing one twice is harmless. Numbers have no holes.
+//! Always true: an intent is on disk before [`Journal::intend`] returns. Announcing one twice is harmless. Numbers have no holes;
+//! they begin anew only with a new incarnation ([`Journal::begin_stream`]).
 //! The clock's mark and the stream's last number are as durable as the rows that carry them, and outlive them.
 //! Never here: deciding which revision wins (`file`), or waiting for the ledger on a client's path.
 //! A file whose versions are beyond what the shared clock accepts has a row in `floors`, the least that its next version
@@ -48,7 +49,7 @@ use crate::file::{Checksum, Class, Content, Fid, FileName};
 use crate::ledger::FileWrite;
 use crate::version::Version;
 
-pub use handle::{Intent, Journal};
+pub use handle::{Delivery, Intent, Journal};
 pub use owed::{Debt, Debts, Most, Walk};
 
 /// A change of the tracker's namespace.

@@ -372,6 +372,41 @@ pub fn first_number(db: &Connection) -> rusqlite::Result<Option<u64>> {
     Ok(number.map(|number| number as u64))
 }
 
+/// Gives the changes in the outbox the numbers 1, 2, 3 … in their order. The last of them.
+pub fn renumber(db: &Connection) -> rusqlite::Result<u64> {
+    let changes = db.execute(
+        "UPDATE outbox SET number = ordered.number
+         FROM (SELECT id, row_number() OVER (ORDER BY id) AS number FROM outbox WHERE number IS NOT NULL) AS ordered
+         WHERE outbox.id = ordered.id",
+        [],
+    )?;
+    Ok(changes as u64)
+}
+
+/// The row of `meta` that [`super::Journal::remember`] writes.
+const REMEMBERED: &str = "remembered";
+
+/// Reads what was remembered.
+pub fn remembered(db: &Connection) -> rusqlite::Result<Option<String>> {
+    db.prepare_cached("SELECT value FROM meta WHERE name = ?1")?
+        .query_row([REMEMBERED], |row| row.get(0))
+        .optional()
+}
+
+/// Remembers `text` in place of what was remembered before.
+pub fn remember(db: &Connection, text: &str) -> rusqlite::Result<()> {
+    db.prepare_cached("INSERT OR REPLACE INTO meta (name, value) VALUES (?1, ?2)")?
+        .execute([REMEMBERED, text])?;
+    Ok(())
+}
+
+/// Begins another life of the journal.
+pub fn set_incarnation(db: &Connection, incarnation: &str) -> rusqlite::Result<()> {
+    db.prepare_cached("UPDATE meta SET value = ?1 WHERE name = 'incarnation'")?
+        .execute([incarnation])?;
+    Ok(())
+}
+
 /// Makes sure that a file's floor is at least `version`.
 pub fn raise_floor(db: &Connection, file: &FileName, version: Version) -> rusqlite::Result<()> {
     db.prepare_cached(

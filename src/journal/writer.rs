@@ -77,6 +77,13 @@ pub enum Request {
         change: Change,
         answer: oneshot::Sender<Result<(), JournalError>>,
     },
+    /// Remember a text in place of the one before, and where the clock stands, durably.
+    Remember {
+        text: String,
+        /// The incarnation that begins with this: all that is in the outbox is numbered anew for it.
+        begins: Option<String>,
+        answer: oneshot::Sender<Result<(), JournalError>>,
+    },
     /// There are confirmed announcements to delete.
     Confirmed,
     /// Write what waits, and end.
@@ -123,6 +130,11 @@ enum Work {
         change: Change,
         answer: oneshot::Sender<Result<(), JournalError>>,
     },
+    Remember {
+        text: String,
+        begins: Option<String>,
+        answer: oneshot::Sender<Result<(), JournalError>>,
+    },
 }
 
 /// What a transaction does to the index: what it adds is there before the commit, so that whoever sees a row in the
@@ -142,6 +154,8 @@ enum Effect {
     Floor(u64, Version),
     /// The clock has passed all floors up to its mark.
     FloorsPassed(Version),
+    /// The journal has a new incarnation.
+    Begun(String),
 }
 
 /// What a transaction that has succeeded means for what is in memory.
@@ -322,6 +336,15 @@ impl Writer {
                 // What is paid need not be forgotten at once: it rides on somebody else's commit.
                 return false;
             }
+            Request::Remember {
+                text,
+                begins,
+                answer,
+            } => self.waiting.push(Work::Remember {
+                text,
+                begins,
+                answer,
+            }),
             Request::Confirmed | Request::Close => return false,
         }
         true
@@ -382,7 +405,8 @@ impl Writer {
             new.intent.stamp(after.seq, version, weight);
             self.waiting.push(Work::Intend(new));
         }
-        if stamped > 0 || self.core.ailing() {
+        let remembers = |work: &Work| matches!(work, Work::Remember { .. });
+        if stamped > 0 || self.core.ailing() || self.waiting.iter().any(remembers) {
             after.mark = self.core.clock.mark().max(after.mark);
         }
         after
@@ -421,6 +445,16 @@ impl Writer {
         fail::fail_point!("journal::write", |code| Err(injected(code)));
         let transaction = self.db.unchecked_transaction()?;
         let mut owed = self.core.owed.draft();
+        // First, so that what is numbered anew is only what has yet to be told.
+        for (id, owes) in confirmed {
+            if let Some((file, version)) = rows::delete_outgoing(&self.db, *id)? {
+                let tags = self.core.index.tags(&[&file]);
+                effects.push(Effect::Gone(Table::Outbox, *id, tags));
+                if *owes {
+                    owed.owe(&self.db, &file, version, *id)?;
+                }
+            }
+        }
         for work in &self.waiting {
             match work {
                 Work::Intend(new) => {
@@ -442,20 +476,19 @@ impl Writer {
                     effects.push(self.raise_floor(file, *version)?);
                 }
                 Work::Debts { change, .. } => owed.change(&self.db, change)?,
+                Work::Remember { text, begins, .. } => {
+                    rows::remember(&self.db, text)?;
+                    if let Some(incarnation) = begins {
+                        rows::set_incarnation(&self.db, incarnation)?;
+                        after.number = rows::renumber(&self.db)?;
+                        effects.push(Effect::Begun(incarnation.clone()));
+                    }
+                }
             }
         }
         if self.core.index.floors() > 0 && after.mark.0 >= self.floors_dropped.0 + FLOORS_EVERY {
             rows::drop_floors(&self.db, after.mark)?;
             effects.push(Effect::FloorsPassed(after.mark));
-        }
-        for (id, owes) in confirmed {
-            if let Some((file, version)) = rows::delete_outgoing(&self.db, *id)? {
-                let tags = self.core.index.tags(&[&file]);
-                effects.push(Effect::Gone(Table::Outbox, *id, tags));
-                if *owes {
-                    owed.owe(&self.db, &file, version, *id)?;
-                }
-            }
         }
         owed.finish(&self.db)?;
         after.save(&self.db, &self.counters)?;
@@ -529,7 +562,11 @@ impl Writer {
             after,
         } = written;
         self.counters = after;
-        self.core.set_last_number(after.number);
+        let begun = effects.iter().rev().find_map(|effect| match effect {
+            Effect::Begun(incarnation) => Some(incarnation.clone()),
+            _ => None,
+        });
+        self.core.set_numbering(after.number, begun);
         // Before it leaves the outbox in memory: at no moment is it in neither.
         if !owed.is_empty() && self.core.owed.enter(owed) {
             self.core.debts.notify_one();
@@ -547,7 +584,7 @@ impl Writer {
                     work_to_do = true;
                 }
                 Effect::Gone(table, number, tags) => self.core.index.remove(table, number, &tags),
-                Effect::Announced { .. } => work_to_do = true,
+                Effect::Announced { .. } | Effect::Begun(_) => work_to_do = true,
                 Effect::Floor(tag, version) => self.core.index.raise_floor(tag, version),
                 Effect::FloorsPassed(mark) => {
                     self.core.index.drop_floors(mark);
@@ -564,7 +601,8 @@ impl Writer {
                 }
                 Work::Announce { answer, .. }
                 | Work::RaiseFloor { answer, .. }
-                | Work::Debts { answer, .. } => {
+                | Work::Debts { answer, .. }
+                | Work::Remember { answer, .. } => {
                     let _gone = answer.send(Ok(()));
                 }
                 Work::Outcome(_) => {}
@@ -612,6 +650,12 @@ impl Writer {
                 Work::Debts { answer, .. } => {
                     let _gone = answer.send(Err(JournalError::Failed {
                         doing: "write to the journal what is owed",
+                        why: why.to_owned(),
+                    }));
+                }
+                Work::Remember { answer, .. } => {
+                    let _gone = answer.send(Err(JournalError::Failed {
+                        doing: "remember in the journal what the ledger is told",
                         why: why.to_owned(),
                     }));
                 }

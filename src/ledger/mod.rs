@@ -382,12 +382,13 @@ pub struct Placement {
     pub updated: Version,
 }
 
-/// How far one datacenter has read: a stream of another's changes, or its own scan of all files.
+/// How far one datacenter has read: a stream of another's changes, or its own scan of all files; or since when it has seen
+/// a stream to be left.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Cursor {
-    /// A stream's text, or the name of a scan.
+    /// A stream's text, the name of a scan, or `left` and a stream's text.
     pub name: String,
-    /// Everything up to here is done or parked by name in `gaps`. For a scan: the next part.
+    /// Everything up to here is done or parked by name in `gaps`. For a scan: the next part. For a stream that was left: the time, in µs.
     pub number: u64,
     /// More that the reader wants to keep: a scan's page, when it began and last ended.
     pub note: String,

@@ -41,6 +41,7 @@ use crate::journal::Journal;
 use crate::ledger::{Ledger, LedgerError, NodeRecord, StreamId};
 use crate::locks::KeyLocks;
 use crate::trackers::Trackers;
+use crate::trust::Trust;
 use crate::version::Version;
 
 use reconcile::Reconciler;
@@ -74,6 +75,8 @@ pub struct RepairParts {
     pub trackers: Arc<Trackers>,
     /// Where it is told what repair does.
     pub events: Events,
+    /// Whether ledger and journal agree: else no worker works.
+    pub trust: Trust,
 }
 
 /// Repair could not be started.
@@ -98,10 +101,13 @@ struct Shared {
     /// Since when a scan is asked for.
     scan_wanted: Mutex<Option<Version>>,
     scan_asked: Notify,
+    /// When streams of other nodes were found to have been left, the last of them: what was left in them is for a scan to find.
+    left: Mutex<Version>,
     /// Whether the last whole scan was made under the rules of placement of today.
     scan_is_current: AtomicBool,
     /// Set once the ledger knows this datacenter; false if repair was stopped before.
     registered: OnceCell<bool>,
+    trust: Trust,
 }
 
 impl Repair {
@@ -141,8 +147,10 @@ impl Repair {
             nodes: Mutex::default(),
             scan_wanted: Mutex::default(),
             scan_asked: Notify::new(),
+            left: Mutex::default(),
             scan_is_current: AtomicBool::new(false),
             registered: OnceCell::new(),
+            trust: parts.trust,
         });
         let mut workers = JoinSet::new();
         if enabled {
@@ -189,14 +197,19 @@ impl Repair {
     fn read(&self, figures: &Figures) -> WorkerStatus {
         let mut worker = figures.read();
         // Also one that has nothing to ask of it at the moment.
-        if worker.state != State::Paused && self.shared.reconciler.trouble.is_away() {
-            worker.state = State::WaitingForLedger;
+        if worker.state != State::Paused {
+            if self.shared.trust.doubt().is_some() {
+                worker.state = State::Stopped;
+            } else if self.shared.reconciler.trouble.is_away() {
+                worker.state = State::WaitingForLedger;
+            }
         }
         worker
     }
 
     /// The moment T such that every change that a node of another datacenter recorded before T is done or parked
-    /// by name here, and all files were scanned since this journal began. `None` while that cannot be said of any.
+    /// by name here, and all files were scanned since this journal began. `None` while that cannot be said of any, or ledger and
+    /// journal disagree.
     ///
     /// A node that is silent holds T back. "In sync" takes more: no gaps, and nothing undelivered here.
     pub fn caught_up(&self) -> Option<Version> {
@@ -273,6 +286,11 @@ impl Shared {
         self.scan_asked.notify_one();
     }
 
+    /// Scans that began before this prove nothing.
+    fn scan_since(&self) -> Version {
+        self.trust.scan_since().max(*self.left.lock())
+    }
+
     /// Whether a whole scan ended that began after `moment`.
     fn scanned_since(&self, moment: Version) -> bool {
         match &*self.scan.progress.lock() {
@@ -310,7 +328,10 @@ impl Shared {
     }
 
     fn caught_up(&self) -> Option<Version> {
-        if !self.scanned_since(Version(0)) || !self.scan_is_current.load(Ordering::Relaxed) {
+        if !self.trust.is_given()
+            || !self.scanned_since(self.scan_since())
+            || !self.scan_is_current.load(Ordering::Relaxed)
+        {
             return None;
         }
         let nodes = self.nodes.lock();
@@ -329,7 +350,15 @@ impl Shared {
                 until = until.min(stream.complete_until);
             }
         }
-        Some(until)
+        // Before all that there is nothing is proved.
+        (until > Version(0)).then_some(until)
+    }
+
+    /// What a worker knew of the ledger does not count any more.
+    fn forget(&self, figures: &Figures) {
+        *figures.progress.lock() = Progress::None;
+        *self.nodes.lock() = None;
+        self.scan_is_current.store(false, Ordering::Relaxed);
     }
 }
 
@@ -346,7 +375,8 @@ fn is_superseded(nodes: &[NodeRecord], stream: &StreamId) -> bool {
     })
 }
 
-/// Keeps one worker going: begins it again, after a pause, whatever it ended by.
+/// Keeps one worker going: begins it again, after a pause, whatever it ended by. When ledger and journal disagree it is left as it
+/// stands, as by a kill, and when they agree again it begins with what the ledger has by then.
 async fn keep(
     shared: Arc<Shared>,
     figures: Arc<Figures>,
@@ -362,17 +392,29 @@ async fn keep(
         return;
     }
     while !stop.is_cancelled() {
+        tokio::select! {
+            () = shared.trust.given() => {}
+            () = stop.cancelled() => return,
+        }
         let began = tokio::time::Instant::now();
-        match AssertUnwindSafe(run(Arc::clone(&shared)))
-            .catch_unwind()
-            .await
-        {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
+        let ended = tokio::select! {
+            ended = AssertUnwindSafe(run(Arc::clone(&shared))).catch_unwind() => Some(ended),
+            () = shared.trust.withdrawn() => None,
+        };
+        match ended {
+            None => {
+                shared.forget(&figures);
+                if let Some(doubt) = shared.trust.doubt() {
+                    figures.note(doubt.sentence());
+                }
+                continue;
+            }
+            Some(Ok(Ok(()))) => {}
+            Some(Ok(Err(error))) => {
                 shared.reconciler.trouble.begin(&error);
                 figures.note(error.to_string());
             }
-            Err(_panic) => {
+            Some(Err(_panic)) => {
                 tracing::error!(
                     worker = figures.name(),
                     "a worker failed; it is begun again"

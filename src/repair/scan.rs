@@ -1,7 +1,8 @@
 //! The scan: all files of the ledger, by fixed parts of the ring of tokens, several at once.
 //!
 //! It runs when this journal has never seen one to its end (a new datacenter is filled so), when the rules of what is due
-//! where have changed since the last one began, when it is asked for, and some time after the last one ended.
+//! where have changed since the last one began, when it is asked for, when a person has accepted that the ledger has stepped back,
+//! when another node's journal was lost, and some time after the last one ended.
 //!
 //! Always true: its cursor passes a page only when every file of it is as it should be or parked by name; a part is passed
 //! only when its last page is. The next page of a part is read while the files of this one are seen to.
@@ -114,7 +115,7 @@ pub(super) async fn last_whole(
 
 pub(super) async fn run(shared: Arc<Shared>) -> Result<(), LedgerError> {
     let reconciler = &shared.reconciler;
-    let incarnation = &reconciler.journal.stream().incarnation;
+    let incarnation = reconciler.journal.stream().incarnation.clone();
     let cursor = reconciler
         .ledger
         .cursor(&reconciler.datacenter, NAME)
@@ -125,9 +126,9 @@ pub(super) async fn run(shared: Arc<Shared>) -> Result<(), LedgerError> {
     let mut note: Note = cursor
         .and_then(|cursor| serde_json::from_str(&cursor.note).ok())
         .unwrap_or_default();
-    if note.incarnation != *incarnation {
+    if note.incarnation != incarnation {
         note = Note {
-            incarnation: incarnation.clone(),
+            incarnation,
             ..Note::default()
         };
         next_part = 0;
@@ -235,7 +236,9 @@ impl Scan<'_> {
         }
         let wanted = self.shared.scan_wanted.lock().take();
         let every = self.shared.reconciler.config.scan_every;
+        let since = self.shared.scan_since();
         let due = wanted.is_some()
+            || note.ended_scan_began.is_some_and(|began| began <= since)
             || rules != note.rules_of_ended
             || note
                 .ended

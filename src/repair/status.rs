@@ -56,6 +56,8 @@ pub enum State {
     Paused,
     /// The ledger does not answer; it goes on by itself.
     WaitingForLedger,
+    /// Ledger and journal disagree; it goes on when a person has said what is true.
+    Stopped,
 }
 
 /// The last thing that failed.

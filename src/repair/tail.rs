@@ -5,6 +5,8 @@
 //! expire, or nobody can read them) is passed when a scan has ended that began after it was found; until then nothing is "in sync". At most [`WINDOW`] entries of
 //! a stream are in work; when they are, those that take long are parked as being in progress, so
 //! that neither a slow file nor a poisonous one holds up the rest.
+//! A stream whose node has another journal by now was left: what that node changed and did not tell in it is found by a scan that
+//! began after this was seen. When that was is kept beside the cursors.
 //! Killed in the middle: what lies beyond the cursor is done again, which is harmless.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,6 +45,7 @@ pub(super) async fn run(shared: Arc<Shared>) -> Result<(), LedgerError> {
     let reconciler = &shared.reconciler;
     let mut streams = JoinSet::new();
     let mut followed: BTreeSet<StreamId> = BTreeSet::new();
+    let mut left: BTreeSet<StreamId> = BTreeSet::new();
     while !reconciler.stop.is_cancelled() {
         match reconciler.ledger.nodes().await {
             Ok(mut nodes) => {
@@ -53,7 +56,18 @@ pub(super) async fn run(shared: Arc<Shared>) -> Result<(), LedgerError> {
                         streams.spawn(follow(Arc::clone(&shared), node.stream.clone()));
                     }
                 }
-                *shared.nodes.lock() = Some((wall_clock(), nodes));
+                let read = wall_clock();
+                for node in &nodes {
+                    if super::is_superseded(&nodes, &node.stream) && !left.contains(&node.stream) {
+                        match note_left(&shared, &node.stream).await {
+                            Ok(()) => {
+                                left.insert(node.stream.clone());
+                            }
+                            Err(error) => reconciler.trouble.begin(&error),
+                        }
+                    }
+                }
+                *shared.nodes.lock() = Some((read, nodes));
             }
             Err(error) => {
                 reconciler.trouble.begin(&error);
@@ -72,6 +86,38 @@ pub(super) async fn run(shared: Arc<Shared>) -> Result<(), LedgerError> {
         }
     }
     while streams.join_next().await.is_some() {}
+    Ok(())
+}
+
+/// Asks for a scan that begins after this stream was first seen to be left.
+async fn note_left(shared: &Shared, stream: &StreamId) -> Result<(), LedgerError> {
+    let reconciler = &shared.reconciler;
+    let name = format!("left {stream}");
+    let known = reconciler
+        .ledger
+        .cursor(&reconciler.datacenter, &name)
+        .await?;
+    let since = match known {
+        Some(known) => Version(known.number as i64),
+        None => {
+            // By the wall clock, as a scan says when it began.
+            let since = wall_clock();
+            let cursor = Cursor {
+                name,
+                number: since.0 as u64,
+                note: String::new(),
+                updated: reconciler.now(),
+            };
+            reconciler
+                .ledger
+                .set_cursor(&reconciler.datacenter, &cursor)
+                .await?;
+            tracing::info!(%stream, "this node has another journal now; all files are scanned for what it had not told");
+            since
+        }
+    };
+    let mut left = shared.left.lock();
+    *left = since.max(*left);
     Ok(())
 }
 

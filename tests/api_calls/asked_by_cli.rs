@@ -3,11 +3,13 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::process::Output;
+use std::sync::Arc;
 
 use phylactery::file::FileName;
 use phylactery::journal::Debts;
 use phylactery::journal::debt::{LastError, Paying, SetAside};
 use phylactery::ledger::{Expected, Gap};
+use phylactery::trust::{Doubt, Why};
 use phylactery::version::Version;
 use serde_json::Value;
 
@@ -154,6 +156,48 @@ async fn debts_are_shown_when_there_are_some_within_80_columns() {
         text.contains("  debts       all changes since 2027"),
         "{text}"
     );
+}
+
+#[tokio::test]
+async fn a_doubt_is_accepted_by_a_person_who_has_seen_it() {
+    let site = site().await;
+    let text = told(&site, &[b"accept"]).await;
+    assert_eq!(text, "nothing is in doubt in ma01\n");
+    *site.said.2.lock() = Some(Arc::new(Doubt {
+        found: Version(16),
+        why: Why::LedgerSteppedBack {
+            confirmed: Version(2_000_000),
+            shown: Some(Version(1_000_000)),
+        },
+    }));
+    let text = told(&site, &[b"status"]).await;
+    assert!(
+        text.contains(
+            "doubt       the ledger has stepped back: it shows this node as of 1970-01-01T00:00:01"
+        ),
+        "{text}"
+    );
+    assert!(text.contains("see `phylactery accept`"), "{text}");
+    let text = told(&site, &[b"accept"]).await;
+    assert!(text.contains("In ma01 repair has stopped"), "{text}");
+    assert!(text.contains("the ledger has stepped back"), "{text}");
+    assert!(
+        text.contains("You say that this ledger is the one to go by"),
+        "{text}"
+    );
+    assert!(text.contains("--yes accepts it"), "{text}");
+    assert!(site.said.2.lock().is_some(), "accepted without --yes");
+    let text = told(&site, &[b"accept", b"--json"]).await;
+    let doubt: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(doubt["id"], "ledger-stepped-back-10");
+    let text = told(&site, &[b"accept", b"--yes"]).await;
+    assert!(
+        text.ends_with("Accepted; repair goes on as soon as the ledger answers.\n"),
+        "{text}"
+    );
+    assert!(site.said.2.lock().is_none());
+    let text = told(&site, &[b"accept", b"--yes"]).await;
+    assert_eq!(text, "nothing is in doubt in ma01\n");
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use parking_lot::Mutex;
 use phylactery::api::{Context, Proof, Vitals, serve};
 use phylactery::config::ApiConfig;
@@ -15,6 +16,7 @@ use phylactery::journal::debt::Paying;
 use phylactery::journal::{Debts, Depth, Refused};
 use phylactery::ledger::embedded::EmbeddedLedger;
 use phylactery::ledger::{DatacenterRecord, FileRecord, FileWrite, Ledger, Strength};
+use phylactery::trust::{Doubt, NotAccepted};
 use phylactery::version::{Clock, Version};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -25,8 +27,11 @@ use tokio_util::sync::CancellationToken;
 pub struct Said(
     pub Mutex<(Depth, Option<Refused>, Proof)>,
     pub Mutex<(Debts, Paying)>,
+    pub Mutex<Option<Arc<Doubt>>>,
+    pub Mutex<Option<String>>,
 );
 
+#[async_trait]
 impl Vitals for Said {
     fn journal(&self) -> Depth {
         self.0.lock().0
@@ -45,6 +50,23 @@ impl Vitals for Said {
     }
     fn proof(&self) -> Proof {
         self.0.lock().2
+    }
+    fn unheard(&self) -> Option<String> {
+        self.2.lock().clone()
+    }
+    fn doubt(&self) -> Option<Arc<Doubt>> {
+        self.1.lock().clone()
+    }
+    async fn accept(&self, doubt: &str) -> Result<Option<Arc<Doubt>>, NotAccepted> {
+        let mut stands = self.1.lock();
+        match &*stands {
+            None => return Err(NotAccepted::NoDoubt),
+            Some(now) if now.id() != doubt => {
+                return Err(NotAccepted::Another { now: now.id() });
+            }
+            Some(_) => *stands = None,
+        }
+        Ok(None)
     }
 }
 

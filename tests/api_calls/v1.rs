@@ -8,10 +8,11 @@ use phylactery::file::{Class, Domain, FileName};
 use phylactery::journal::debt::{LastError, Paying, SetAside};
 use phylactery::journal::{Debts, Depth, Refused};
 use phylactery::ledger::{Expected, Gap, Placement};
+use phylactery::trust::{Doubt, Why};
 use phylactery::version::{Version, wall_clock};
 use serde_json::{Value, json};
 
-use crate::support::{client, dc, register, site, site_with};
+use crate::support::{Site, client, dc, register, site, site_with};
 use crate::unavailable::Unavailable;
 
 fn file(key: &[u8]) -> FileName {
@@ -387,4 +388,91 @@ async fn status_says_what_is_not_yet_on_every_copy() {
             "named": [{ "domain": "photos", "key": "odd", "why": "unreadable" }],
         })
     );
+}
+
+fn other_journal(found: i64) -> Arc<Doubt> {
+    Arc::new(Doubt {
+        found: Version(found),
+        why: Why::OtherJournal {
+            others: [("5f0c".to_owned(), Version(1_000_000))].into(),
+        },
+    })
+}
+
+#[tokio::test]
+async fn a_doubt_is_shown_and_only_that_one_is_accepted() {
+    let site = site().await;
+    let (_, status) = site.get("/v1/status").await;
+    assert_eq!(status["doubt"], Value::Null);
+    let (code, refused) = site.post("/v1/doubt/accept", r#"{"id":"x"}"#).await;
+    assert_eq!(code, 404, "{refused}");
+    let (code, refused) = site.post("/v1/doubt/accept", "yes").await;
+    assert_eq!(code, 400, "{refused}");
+
+    *site.said.2.lock() = Some(other_journal(16));
+    let (_, status) = site.get("/v1/status").await;
+    let doubt = &status["doubt"];
+    assert_eq!(doubt["id"], "other-journal-10");
+    assert_eq!(doubt["kind"], "other_journal");
+    let is = doubt["is"].as_str().unwrap();
+    assert!(
+        is.contains("incarnation 5f0c, heard at 1970-01-01T00:00:01.000000Z"),
+        "{is}"
+    );
+    assert!(
+        doubt["accepting"]
+            .as_str()
+            .unwrap()
+            .contains("gone for good")
+    );
+
+    *site.said.2.lock() = Some(other_journal(17));
+    let (code, refused) = site
+        .post("/v1/doubt/accept", r#"{"id":"other-journal-10"}"#)
+        .await;
+    assert_eq!(code, 409, "{refused}");
+    let why = refused["message"].as_str().unwrap();
+    assert!(why.contains("other-journal-11"), "{why}");
+    let (code, accepted) = site
+        .post("/v1/doubt/accept", r#"{"id":"other-journal-11"}"#)
+        .await;
+    assert_eq!(code, 200, "{accepted}");
+    assert_eq!(accepted["doubt"], Value::Null);
+    let (_, status) = site.get("/v1/status").await;
+    assert_eq!(status["doubt"], Value::Null);
+}
+
+#[tokio::test]
+async fn readiness_is_a_line_of_plain_text() {
+    let ready = async |site: &Site| {
+        let answer = client().get(site.url("/readyz")).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    let here = site().await;
+    assert_eq!(ready(&here).await, (200, "ready\n".to_owned()));
+    // Named, and no reason to send clients away.
+    *here.said.2.lock() = Some(other_journal(16));
+    let (code, line) = ready(&here).await;
+    assert_eq!(code, 200);
+    assert!(
+        line.starts_with("ready, but repair has stopped: "),
+        "{line}"
+    );
+    here.said.0.lock().1 = Some(Refused::Full { bytes: 7 });
+    let (code, line) = ready(&here).await;
+    assert_eq!(code, 503);
+    assert_eq!(
+        line,
+        "not ready: changes are refused: the journal is full (7 bytes): the ledger has not confirmed anything for too long\n"
+    );
+    here.said.0.lock().1 = None;
+    *here.said.3.lock() = Some("read the nodes: the ledger is not available:\nno route".to_owned());
+    let (code, line) = ready(&here).await;
+    assert_eq!(code, 503);
+    assert_eq!(
+        line,
+        "not ready: read the nodes: the ledger is not available: no route\n"
+    );
+    let alive = client().get(here.url("/healthz")).send().await.unwrap();
+    assert_eq!(alive.status(), 200);
 }

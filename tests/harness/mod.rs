@@ -278,6 +278,15 @@ impl Site {
         serde_json::from_str(&body).map_err(|why| format!("{why}: {body}"))
     }
 
+    /// What `/readyz` says: whether it is ready, and the line.
+    pub async fn ready(&self) -> Result<(bool, String), String> {
+        let answer = reqwest::get(format!("http://{}/readyz", self.api))
+            .await
+            .map_err(|why| why.to_string())?;
+        let ready = answer.status().is_success();
+        Ok((ready, answer.text().await.map_err(|why| why.to_string())?))
+    }
+
     /// All keys of a domain with their bytes, read from the tracker itself, not through the proxy.
     pub async fn files(&self, domain: &str) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, String> {
         let mut client = Client::connect(self.tracker, Timeouts::default())

@@ -194,10 +194,7 @@ async fn nothing_acknowledged_is_lost_by_a_kill() {
         said.hear(&worker.kill());
         let journal = open(folder.path());
         assert_whole(&journal, &said, &said).await;
-        assert_eq!(
-            journal.stream(),
-            stream.get_or_insert(journal.stream().clone())
-        );
+        assert_eq!(journal.stream(), *stream.get_or_insert(journal.stream()));
         if round % 4 == 0 {
             journal.close().await;
         }

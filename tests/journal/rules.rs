@@ -21,7 +21,7 @@ use super::{
 async fn identity_mark_and_number_outlive_an_empty_journal() {
     let folder = tempdir().expect("a folder");
     let journal = open(folder.path());
-    let stream = journal.stream().clone();
+    let stream = journal.stream();
     let intent = intended(&journal, put("a")).await;
     let version = intent.version();
     intent.outcome(Outcome::Happened);
@@ -37,7 +37,7 @@ async fn identity_mark_and_number_outlive_an_empty_journal() {
 
     let journal = open(folder.path());
     assert_eq!(journal.depth(), Default::default());
-    assert_eq!(journal.stream(), &stream);
+    assert_eq!(journal.stream(), stream);
     assert_eq!(journal.last_number(), 1);
     assert!(journal.clock().mark() >= version);
     // Nor are places used twice, for whoever remembers how far it has read.
@@ -722,4 +722,71 @@ async fn memory_and_tables_agree_after_a_random_life() {
         .collect();
     assert_eq!(found, expected);
     assert_memory_agrees(&journal).await;
+}
+
+#[tokio::test]
+async fn a_new_stream_numbers_anew_what_has_yet_to_be_told() {
+    let folder = tempdir().expect("a folder");
+    let journal = open(folder.path());
+    let old = journal.stream();
+    let mut versions = Vec::new();
+    for (n, key) in ["a", "b", "c", "d"].into_iter().enumerate() {
+        let intent = intended(&journal, put(key)).await;
+        let version = intent.version();
+        intent.outcome(Outcome::Happened);
+        let seq = entries(&journal).await[0].seq;
+        // One of them is of this datacenter alone, and takes no number.
+        let say = announcement(file(key), version, n != 2);
+        journal
+            .announce(vec![(seq, vec![say])])
+            .await
+            .expect("announced");
+        versions.push(version);
+    }
+    assert_eq!(journal.last_number(), 3);
+    let told = outbox(&journal).await[0].id;
+    // A round of delivery under way keeps its stream to the end.
+    let round = journal.delivery().await;
+    let beginning = tokio::spawn({
+        let journal = journal.clone();
+        async move { journal.begin_stream("since then".to_owned()).await }
+    });
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    assert_eq!(*round.stream(), *old);
+    assert_eq!(journal.stream(), old);
+    // The ledger has the first, and its row is still there.
+    journal.confirm(vec![told]).await.expect("confirmed");
+    drop(round);
+    beginning.await.expect("no panic").expect("written");
+
+    let new = journal.stream();
+    assert_ne!(new.incarnation, old.incarnation);
+    let numbers = async |journal: &phylactery::journal::Journal| -> Vec<_> {
+        let waiting = outbox(journal).await;
+        waiting
+            .into_iter()
+            .map(|out| (out.announcement.version, out.number))
+            .collect()
+    };
+    let expected = [
+        (versions[1], Some(1)),
+        (versions[2], None),
+        (versions[3], Some(2)),
+    ];
+    assert_eq!(numbers(&journal).await, expected);
+    assert_eq!(journal.last_number(), 2);
+    assert_eq!(journal.delivered_number().await.expect("readable"), 0);
+    let mark = journal.clock().mark();
+    journal.close().await;
+
+    let journal = open(folder.path());
+    assert_eq!(journal.stream(), new);
+    assert_eq!(journal.last_number(), 2);
+    assert!(
+        journal.clock().mark() >= mark,
+        "what was remembered carries the clock"
+    );
+    assert_eq!(numbers(&journal).await, expected);
+    let remembered = journal.remembered().await.expect("readable");
+    assert_eq!(remembered.as_deref(), Some("since then"));
 }

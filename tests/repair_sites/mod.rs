@@ -32,6 +32,7 @@ use phylactery::locks::KeyLocks;
 use phylactery::repair::{Repair, RepairParts};
 use phylactery::tracker::{Tracker, TrackerConfig};
 use phylactery::trackers::Trackers;
+use phylactery::trust::{Auditor, Trust};
 use phylactery::version::{Version, wall_clock};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -39,6 +40,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How long a condition may take to come true. Generous: it is only used up by a failure.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+const QUIET_TIME: Duration = Duration::from_millis(300);
 
 pub fn file(key: &str) -> FileName {
     FileName::from_bytes(b"photos", key.as_bytes())
@@ -98,6 +101,8 @@ pub fn repair_config() -> RepairConfig {
 pub struct Flaky {
     inner: EmbeddedLedger,
     pub away: AtomicBool,
+    /// Only the nodes cannot be read.
+    pub nodes_away: AtomicBool,
     /// Reads of this file fail for good.
     pub poison: Mutex<Option<FileName>>,
 }
@@ -108,6 +113,7 @@ impl Flaky {
         Arc::new(Flaky {
             inner,
             away: AtomicBool::new(false),
+            nodes_away: AtomicBool::new(false),
             poison: Mutex::default(),
         })
     }
@@ -207,6 +213,12 @@ impl Ledger for Flaky {
         self.here()?.set_node(node).await
     }
     async fn nodes(&self) -> Result<Vec<NodeRecord>, LedgerError> {
+        if self.nodes_away.load(Ordering::SeqCst) {
+            return Err(LedgerError::Unavailable {
+                doing: "read the nodes",
+                why: "a test says so".into(),
+            });
+        }
         self.here()?.nodes().await
     }
     async fn set_datacenter(&self, datacenter: &DatacenterRecord) -> Result<(), LedgerError> {
@@ -249,7 +261,7 @@ impl Ledger for Flaky {
 /// A datacenter of real parts.
 pub struct Site {
     pub name: Datacenter,
-    folder: PathBuf,
+    pub folder: PathBuf,
     pub ledger: Arc<Flaky>,
     pub trackers: Arc<Trackers>,
     pub storage: SocketAddr,
@@ -337,26 +349,55 @@ impl Site {
 
     /// Starts journal, delivery and heartbeat; and repair, if `repair` says how.
     pub fn start(&mut self, repair: Option<RepairConfig>) {
+        let journal = self.open_journal();
+        self.start_with(journal, repair, None);
+    }
+
+    /// As [`Self::start`], with somebody who looks whether ledger and journal agree.
+    pub async fn start_audited(&mut self, repair: Option<RepairConfig>) -> Arc<Auditor> {
+        let journal = self.open_journal();
+        let ledger: Arc<dyn Ledger> = Arc::clone(&self.ledger) as Arc<dyn Ledger>;
+        let auditor = Auditor::open(journal.clone(), ledger, any_port())
+            .await
+            .expect("the journal reads");
+        let auditor = Arc::new(auditor);
+        self.start_with(journal, repair, Some(Arc::clone(&auditor)));
+        auditor
+    }
+
+    fn open_journal(&self) -> Journal {
         let config = JournalConfig {
             path: self.folder.join("journal"),
             max_size: 1 << 26,
-            quiet_time: Duration::from_millis(300),
+            quiet_time: QUIET_TIME,
         };
         let node = "node1".parse().expect("a name");
-        let journal = Journal::open(&config, &self.name, &node).expect("the journal opens");
+        Journal::open(&config, &self.name, &node).expect("the journal opens")
+    }
+
+    fn start_with(
+        &mut self,
+        journal: Journal,
+        repair: Option<RepairConfig>,
+        auditor: Option<Arc<Auditor>>,
+    ) {
+        let trust = auditor
+            .as_ref()
+            .map_or_else(Trust::complete, |auditor| auditor.trust());
         let ledger: Arc<dyn Ledger> = Arc::clone(&self.ledger) as Arc<dyn Ledger>;
         let events = Events::default();
         let settler = Settler::new(
             journal.clone(),
             Arc::clone(&ledger),
             Arc::clone(&self.trackers) as _,
-            config.quiet_time,
+            QUIET_TIME,
         );
         let deliverer = Deliverer {
             journal: journal.clone(),
             ledger: Arc::clone(&ledger),
             settler,
             events: events.clone(),
+            trust: trust.clone(),
         };
         let stop = CancellationToken::new();
         let token = stop.clone();
@@ -364,9 +405,14 @@ impl Site {
         let (token, beating, heart) = (stop.clone(), journal.clone(), Arc::clone(&ledger));
         tasks.push(tokio::spawn(async move {
             while !token.is_cancelled() {
+                if let Some(auditor) = &auditor {
+                    let _away = auditor.beat().await;
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
                 let depth = beating.depth();
                 let node = NodeRecord {
-                    stream: beating.stream().clone(),
+                    stream: (*beating.stream()).clone(),
                     last_number: beating.last_number(),
                     delivered: beating.delivered_number().await.unwrap_or_default(),
                     oldest_undelivered: depth.oldest,
@@ -388,6 +434,7 @@ impl Site {
                 locks: locks.clone(),
                 trackers: Arc::clone(&self.trackers),
                 events: events.clone(),
+                trust,
             })
             .expect("repair starts")
         });
@@ -874,6 +921,13 @@ impl Played {
         ledger.set_datacenter(&record).await.expect("registered");
         played.beat().await;
         played
+    }
+
+    /// From now on it has another journal.
+    pub fn begin_stream(&mut self, incarnation: &str) {
+        self.stream.incarnation = incarnation.to_owned();
+        self.number.store(0, Ordering::SeqCst);
+        self.delivered.store(0, Ordering::SeqCst);
     }
 
     pub async fn beat(&self) {

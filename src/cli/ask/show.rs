@@ -13,6 +13,13 @@ pub(super) fn status(answer: &Value) {
     };
     row("datacenter", strong(text(&answer["datacenter"])));
     row("in sync", in_sync);
+    if let Some(what) = answer["doubt"]["is"].as_str() {
+        row("doubt", bad(plain(what)));
+        row(
+            "",
+            bad("repair has stopped until a person has said what is true; see `phylactery accept`"),
+        );
+    }
     let problem = &answer["ledger"]["problem"];
     match problem.as_str() {
         Some(problem) => row("ledger", bad(plain(problem))),
@@ -84,6 +91,35 @@ fn debts(owed: &Value) {
         );
         for line in wrapped(&aside) {
             row("", bad(line));
+        }
+    }
+}
+
+/// What is in doubt, and what accepting it means.
+pub(super) fn doubt(answer: &Value) {
+    let datacenter = strong(text(&answer["datacenter"]));
+    let doubt = &answer["doubt"];
+    if !doubt.is_object() {
+        say!("{} in {datacenter}", good("nothing is in doubt"));
+        return;
+    }
+    say!("In {datacenter} repair has stopped, and clients are served:");
+    say!("  {}", bad(text(&doubt["is"])));
+    say!("  {}", faint(format!("found at {}", text(&doubt["found"]))));
+    say!("To accept it means:");
+    say!("  {}", text(&doubt["accepting"]));
+}
+
+/// What came of accepting.
+pub(super) fn accepted(answer: &Value) {
+    match answer["doubt"]["is"].as_str() {
+        None => say!(
+            "{}",
+            good("Accepted; repair goes on as soon as the ledger answers.")
+        ),
+        Some(next) => {
+            say!("Accepted, but repair does not go on yet:");
+            say!("  {}", bad(plain(next)));
         }
     }
 }
@@ -201,6 +237,8 @@ fn trouble_of(worker: &Value) -> Option<String> {
     let at = time(&last_error["at"]);
     Some(match worker["state"].as_str() {
         Some("waiting_for_ledger") => bad(why).to_string(),
+        // Told above, once for all.
+        Some("stopped") => return None,
         _ => faint(format!("last trouble at {at}: {why}")).to_string(),
     })
 }
