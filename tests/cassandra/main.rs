@@ -6,6 +6,7 @@
 
 #[path = "../cassandra_cluster/mod.rs"]
 mod cluster;
+mod cluster_itself;
 mod suite;
 mod support;
 mod ties;

@@ -1,0 +1,107 @@
+//! Keyspaces for tests: made of the files in `schema/`, as an operator pastes them, with the cluster's own replication.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
+
+use scylla::statement::{Consistency, Statement};
+use uuid::Uuid;
+
+use super::{Inner, LOOK_AGAIN, PATIENCE, cql};
+
+/// Numbers for their names.
+#[derive(Debug, Default)]
+pub(super) struct Keyspaces {
+    count: AtomicU32,
+}
+
+impl Inner {
+    pub(super) fn replication(&self) -> String {
+        let copies = |datacenter: &str| {
+            let nodes = self
+                .nodes
+                .iter()
+                .filter(|node| node.datacenter == datacenter);
+            nodes.count()
+        };
+        let mut text = "{'class': 'NetworkTopologyStrategy'".to_owned();
+        for datacenter in ["ma01", "tx01"] {
+            if copies(datacenter) > 0 {
+                text += &format!(", '{datacenter}': {}", copies(datacenter));
+            }
+        }
+        text + "}"
+    }
+
+    /// Makes one by a node that runs. The driver waits for agreement after each statement; one coordinator needs none until the
+    /// end, and it is a third of the time.
+    pub(super) async fn keyspace(&self) -> Result<String, String> {
+        let number = self.keyspaces.count.fetch_add(1, Ordering::Relaxed);
+        let name = format!("test{number}");
+        let running = self.running();
+        let node = *running.first().ok_or("no node runs")?;
+        // A connection of its own, for its USE.
+        let session = self.connect(node).await?;
+        let create = format!(
+            "CREATE KEYSPACE {name} WITH replication = {}",
+            self.replication()
+        );
+        let run = async |text: &str, consistency| {
+            let mut statement = Statement::new(text);
+            statement.set_consistency(consistency);
+            let done = session.query_unpaged(statement, ()).await;
+            done.map_err(|why| format!("{text}: {why}"))
+        };
+        run(&create, Consistency::One).await?;
+        let used = session.use_keyspace(&name, false).await;
+        used.map_err(|why| format!("USE {name}: {why}"))?;
+        let (tables, rows): (Vec<_>, Vec<_>) = cql::schema()
+            .into_iter()
+            .partition(|text| text.starts_with("CREATE") || text.starts_with("ALTER"));
+        for text in &tables {
+            run(text, Consistency::One).await?;
+        }
+        self.agreed().await?;
+        // What a node is told about a table that it does not know yet is lost on it: so rows come last, and all that run confirm them.
+        let all = match running.len() {
+            all if all == self.nodes.len() => Consistency::All,
+            1 => Consistency::One,
+            2 => Consistency::Two,
+            _ => Consistency::Three,
+        };
+        for text in &rows {
+            run(text, all).await?;
+        }
+        Ok(name)
+    }
+
+    /// Waits until all nodes that run have the same schema.
+    pub(super) async fn agreed(&self) -> Result<(), String> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let mut versions = Vec::new();
+            for node in self.running() {
+                versions.push(self.schema_version(node).await?);
+            }
+            if versions.windows(2).all(|two| two[0] == two[1]) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(format!(
+                    "the nodes do not agree on the schema: {versions:?}"
+                ));
+            }
+            tokio::time::sleep(LOOK_AGAIN / 5).await;
+        }
+    }
+
+    async fn schema_version(&self, node: usize) -> Result<Uuid, String> {
+        let session = self.session_at(node).await?;
+        let said = |why: &dyn std::fmt::Display| format!("schema of node {node}: {why}");
+        let row = session
+            .query_unpaged("SELECT schema_version FROM system.local", ())
+            .await;
+        let row = row.map_err(|why| said(&why))?.into_rows_result();
+        let row = row.map_err(|why| said(&why))?.single_row::<(Uuid,)>();
+        row.map(|(version,)| version).map_err(|why| said(&why))
+    }
+}
