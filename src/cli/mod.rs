@@ -12,6 +12,7 @@ pub mod log;
 mod paint;
 mod process;
 mod run;
+mod schema;
 mod signals;
 mod tracker;
 
@@ -35,6 +36,7 @@ pub use failure::Failure;
     after_long_help = "Examples:\n  \
           phylactery demo\n  \
           phylactery check-config /etc/phylactery.toml && phylactery run --config /etc/phylactery.toml\n  \
+          phylactery schema print | cqlsh\n  \
           phylactery file show photos 2026/cat.jpg\n  \
           phylactery gaps --json | jq '.gaps[].key'\n\n\
         Exit status:\n  \
@@ -71,13 +73,21 @@ pub enum Command {
     /// Say what a configuration file means, or all that is wrong with it
     ///
     /// Nothing is bound, made or changed, so it is safe beside a running process. Every mistake is told at
-    /// once, with its line and with what would be right; the exit status is then 64.
+    /// once, with its line and with what would be right; the exit status is then 64. With --connect it goes on to
+    /// look at ledger and trackers, by reading only.
     CheckConfig(check_config::Arguments),
+
+    /// Print the ledger's tables for Cassandra, or see whether a cluster has them
+    ///
+    /// The tables of a ledger in Cassandra are made by a person, who pastes what `schema print` prints into
+    /// cqlsh. This program never changes them by itself.
+    #[command(subcommand, arg_required_else_help = true)]
+    Schema(schema::Schema),
 
     /// Run two datacenters on this machine, to try it out
     ///
     /// Starts `ma01` and `tx01`, each with a small tracker of its own, a proxy, repair and an HTTP API, over
-    /// one ledger. It prints where everything is and two things to try, and then a line for each thing that
+    /// one ledger: a file, or with --ledger cassandra a cluster that you have. It prints where everything is and two things to try, and then a line for each thing that
     /// happens. Ctrl-C stops it; started again on the same folder it goes on where it was.
     Demo(demo::Arguments),
 
@@ -130,6 +140,7 @@ impl Command {
         match self {
             Command::Run(_) | Command::Tracker(_) => "info",
             Command::CheckConfig(_)
+            | Command::Schema(_)
             | Command::Demo(_)
             | Command::Status(_)
             | Command::File(_)
@@ -150,6 +161,8 @@ impl Command {
         match self {
             Command::Run(arguments) => run::run(arguments),
             Command::CheckConfig(arguments) => check_config::run(arguments),
+            Command::Schema(schema::Schema::Print(arguments)) => schema::print(arguments),
+            Command::Schema(schema::Schema::Check(arguments)) => schema::check(arguments),
             Command::Demo(arguments) => demo::run(arguments),
             Command::Tracker(arguments) => tracker::run(arguments),
             Command::Status(arguments) => ask::status(arguments),

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use scylla::client::session::Session;
+use scylla::cluster::NodeAddr;
 use scylla::errors::ExecutionError;
 use scylla::response::query_result::QueryRowsResult;
 use scylla::serialize::row::SerializeRow;
@@ -206,6 +207,26 @@ impl CassandraLedger {
         read: impl Fn(&QueryRowsResult) -> Result<Vec<T>, LedgerError>,
     ) -> Result<Vec<T>, LedgerError> {
         read(&self.ask(doing, statement, ()).await?)
+    }
+
+    /// The datacenter of the node at `contact_point` (`host:port`), as the cluster names it, for who has not been told. Opens a
+    /// session for this alone.
+    ///
+    /// # Errors
+    /// [`OpenError`] says what to do.
+    pub async fn datacenter_at(contact_point: &str) -> Result<String, OpenError> {
+        let nowhere = String::new();
+        let config = CassandraConfig::new(vec![contact_point.to_owned()], nowhere);
+        let session = connect::session(&config, &Profiles::new(&config)).await?;
+        let state = session.get_cluster_state();
+        let mut nodes = state.get_nodes_info().iter();
+        // The others have the addresses by which the cluster knows them.
+        let named = nodes.find(|node| matches!(node.address, NodeAddr::Untranslatable(_)));
+        let datacenter = named.and_then(|node| node.datacenter.clone());
+        datacenter.ok_or_else(|| OpenError::Failed {
+            doing: "ask a node of Cassandra for its datacenter",
+            why: format!("{contact_point} does not say which is its own"),
+        })
     }
 }
 
