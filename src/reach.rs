@@ -163,15 +163,24 @@ enum Tables {
 /// Reads without a trace. Beside a running process the log and its index are there and are read as they are; else nobody
 /// writes, and the file alone is looked at, for SQLite would make both.
 fn schema_of(path: &Path) -> rusqlite::Result<Tables> {
-    let beside = |suffix: &str| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        PathBuf::from(name).exists()
+    let has_log = || {
+        ["-wal", "-shm"].iter().all(|suffix| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(suffix);
+            PathBuf::from(name).exists()
+        })
     };
-    let how = match beside("-wal") && beside("-shm") {
-        true => "mode=ro&readonly_shm=1",
-        false => "immutable=1",
-    };
+    match has_log() {
+        true => match read_schema(path, "mode=ro&readonly_shm=1") {
+            // The last process has closed it just now, and the log with it.
+            Err(_) if !has_log() => read_schema(path, "immutable=1"),
+            read => read,
+        },
+        false => read_schema(path, "immutable=1"),
+    }
+}
+
+fn read_schema(path: &Path, how: &str) -> rusqlite::Result<Tables> {
     /// What has a meaning of its own in the URI of a file.
     const MEANT: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'?').add(b'#');
     let name = percent_encode(path.as_os_str().as_encoded_bytes(), MEANT);

@@ -168,19 +168,23 @@ fn a_reader_that_goes_away_is_no_crash() {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
 }
 
-#[test]
-fn a_demo_with_taken_ports_names_them_all_and_makes_nothing() {
-    // An offset whose ports nobody has, but for the two that we take.
-    let (offset, _taken) = (1..200)
+/// An offset whose ports nobody has, but for those of the tracker of tx01 and the storage of ma01, which are ours.
+fn offset_of_a_demo() -> (u16, [TcpListener; 2]) {
+    (1..200)
         .find_map(|n| {
             let offset = 20_000 + n * 131;
             let bind = |port: u16| TcpListener::bind(("127.0.0.1", port + offset)).ok();
             for port in [7001, 7002, 7011, 7512, 8080, 8081] {
                 bind(port)?;
             }
-            Some((offset, (bind(7012)?, bind(7511)?)))
+            Some((offset, [bind(7012)?, bind(7511)?]))
         })
-        .unwrap();
+        .unwrap()
+}
+
+#[test]
+fn a_demo_with_taken_ports_names_them_all_and_makes_nothing() {
+    let (offset, _taken) = offset_of_a_demo();
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("demo");
     let output = program()
@@ -402,7 +406,7 @@ fn nobody() -> (socket2::Socket, SocketAddr) {
     (socket, address)
 }
 
-/// What is in a folder, and in what is in it.
+/// What is in a folder.
 fn names(folder: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = std::fs::read_dir(folder)
         .unwrap()
@@ -583,11 +587,13 @@ fn a_demo_without_its_cluster_says_so_and_makes_nothing() {
     let (_held, dead) = nobody();
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("demo");
+    let (offset, ours) = offset_of_a_demo();
+    drop(ours);
     for more in [&[][..], &["--local-datacenter", "ma01"]] {
         let output = program()
             .args(["demo", "--ledger", "cassandra", "--contact-point"])
             .arg(dead.to_string())
-            .args(["--port-offset", "27011", "--dir"])
+            .args(["--port-offset", &offset.to_string(), "--dir"])
             .arg(&dir)
             .args(more)
             .output()
