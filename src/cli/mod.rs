@@ -51,7 +51,8 @@ pub struct Cli {
     /// Log this and more: error, warn, info, debug, trace
     ///
     /// Also per part, as in "warn,phylactery::repair=debug". Goes to stderr. Without this option the
-    /// variable RUST_LOG counts; without that it is "info" for run and tracker, "warn" for the rest.
+    /// variable RUST_LOG counts; without that it is "info" for run and tracker, "warn" for the rest, in which the
+    /// driver of Cassandra is not heard.
     #[arg(long, global = true, value_name = "LEVEL", display_order = 1000)]
     pub log: Option<String>,
 
@@ -139,12 +140,9 @@ impl Command {
     pub fn default_log(&self) -> &'static str {
         match self {
             Command::Run(_) | Command::Tracker(_) => "info",
-            Command::CheckConfig(_)
-            | Command::Schema(_)
-            | Command::Demo(_)
-            | Command::Status(_)
-            | Command::File(_)
-            | Command::Gaps(_) => "warn",
+            // What the driver of Cassandra notices is for the log of a service; what comes of it is told here anyway.
+            Command::CheckConfig(_) | Command::Schema(_) | Command::Demo(_) => "warn,scylla=off",
+            Command::Status(_) | Command::File(_) | Command::Gaps(_) => "warn",
         }
     }
 
