@@ -5,11 +5,13 @@
 //! ([`Mistake`]). Never here: binding a port or making a file. Reading a configuration leaves no trace.
 
 mod describe;
+mod ledger;
 mod load;
 mod mistake;
 mod reader;
 mod values;
 
+pub use ledger::{KEYSPACE_RULE, contact_point, is_keyspace};
 pub use load::load;
 pub use mistake::{Mistake, Mistakes};
 
@@ -19,6 +21,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::file::{Datacenter, Domain, NodeName};
+use crate::ledger::cassandra::schema::KEYSPACE;
 
 /// Everything that one process needs to know.
 #[derive(Clone, Debug)]
@@ -132,6 +135,26 @@ pub struct CassandraConfig {
     pub connect_timeout: Duration,
 }
 
+impl CassandraConfig {
+    /// With the defaults of everything else.
+    pub fn new(contact_points: Vec<String>, local_datacenter: String) -> CassandraConfig {
+        CassandraConfig {
+            contact_points,
+            local_datacenter,
+            keyspace: KEYSPACE.to_owned(),
+            write_consistency: WriteConsistency::default(),
+            username: None,
+            password_file: None,
+            tls_ca: None,
+            tls_cert: None,
+            tls_key: None,
+            compression: LedgerCompression::default(),
+            request_timeout: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
 /// The variable that holds the password where `password_file` is not set.
 pub const PASSWORD_VARIABLE: &str = "PHYLACTERY_LEDGER_PASSWORD";
 
@@ -184,6 +207,15 @@ impl LedgerCompression {
         ("snappy", LedgerCompression::Snappy),
         ("none", LedgerCompression::None),
     ];
+
+    /// The name that it has in the file.
+    pub fn name(self) -> &'static str {
+        match self {
+            LedgerCompression::Lz4 => "lz4",
+            LedgerCompression::Snappy => "snappy",
+            LedgerCompression::None => "none",
+        }
+    }
 }
 
 /// `[repair]`: bringing here what is missing here.

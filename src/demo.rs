@@ -1,12 +1,12 @@
 //! Two datacenters on this machine, to try Phylactery out: `ma01` and `tx01`.
 //!
 //! Each has a small tracker of its own ([`crate::tracker`]) and a node ([`crate::node`]) with journal, proxy, repair and
-//! API, as it would have anywhere; only the ledger is one file for both. The domain [`DOMAIN`] is there from
+//! API, as it would have anywhere; only the ledger is one for both: a file, or a cluster that is there already. The domain [`DOMAIN`] is there from
 //! the start in the first one alone, so that repair is seen to make it in the other.
 //!
 //! ```text
 //! DIR/lock                     held while a demo runs on the folder
-//! DIR/ledger.db                the ledger of both
+//! DIR/ledger.db                the ledger of both, unless that is a cluster
 //! DIR/ma01/tracker, DIR/tx01/tracker     the trackers' databases and files
 //! DIR/ma01/journal, DIR/tx01/journal     the journals
 //! ```
@@ -27,6 +27,7 @@ use crate::config::{
 };
 use crate::events::Events;
 use crate::file::{Datacenter, Domain};
+use crate::ledger::cassandra::CassandraLedger;
 use crate::node::Node;
 use crate::tracker::{Tracker, TrackerConfig};
 
@@ -97,13 +98,23 @@ pub struct Demo {
 }
 
 impl Demo {
-    /// Starts both datacenters over the folder; what happens in them is published as `events`.
+    /// Starts both datacenters over the folder and the ledger; what happens in them is published as `events`.
     ///
     /// # Errors
-    /// If a port is taken (all that are, are named), another demo runs on the folder, or a part does not start.
-    pub async fn start(dir: &Path, sites: &[Site], events: &Events) -> anyhow::Result<Demo> {
+    /// If a port is taken (all that are, are named), another demo runs on the folder, the ledger is a cluster that cannot be
+    /// used, or a part does not start.
+    pub async fn start(
+        dir: &Path,
+        sites: &[Site],
+        ledger: &LedgerConfig,
+        events: &Events,
+    ) -> anyhow::Result<Demo> {
         not_running(dir)?;
         all_free(sites)?;
+        if let LedgerConfig::Cassandra(cluster) = ledger {
+            // A node would wait for it and serve its clients; here somebody looks on who can do something about it.
+            CassandraLedger::open(cluster).await?;
+        }
         let lock = lock(dir)?;
         let mut demo = Demo {
             nodes: Vec::new(),
@@ -112,7 +123,7 @@ impl Demo {
             _lock: lock,
         };
         for (nth, site) in sites.iter().enumerate() {
-            let started = demo.start_site(dir, site, nth == 0, events).await;
+            let started = demo.start_site(dir, site, ledger, nth == 0, events).await;
             if let Err(error) = started {
                 demo.stop().await;
                 return Err(error.context(format!("start {}", site.name)));
@@ -125,6 +136,7 @@ impl Demo {
         &mut self,
         dir: &Path,
         site: &Site,
+        ledger: &LedgerConfig,
         with_domain: bool,
         events: &Events,
     ) -> anyhow::Result<()> {
@@ -136,7 +148,7 @@ impl Demo {
         let tracker = Tracker::start(config, self.stop_trackers.clone());
         self.trackers
             .push(tracker.await.context("start the tracker")?);
-        let node = Node::start(config_of(dir, site)?, events.clone());
+        let node = Node::start(config_of(dir, site, ledger.clone())?, events.clone());
         self.nodes.push(node.await?);
         Ok(())
     }
@@ -149,7 +161,7 @@ impl Demo {
     }
 }
 
-fn config_of(dir: &Path, site: &Site) -> anyhow::Result<Config> {
+fn config_of(dir: &Path, site: &Site, ledger: LedgerConfig) -> anyhow::Result<Config> {
     let name: Datacenter = site.name.parse()?;
     let trackers = vec![site.tracker.to_string()];
     Ok(Config {
@@ -178,9 +190,7 @@ fn config_of(dir: &Path, site: &Site) -> anyhow::Result<Config> {
             max_size: 256 << 20,
             quiet_time: QUIET_TIME,
         },
-        ledger: LedgerConfig::Embedded {
-            path: dir.join("ledger.db"),
-        },
+        ledger,
         repair: RepairConfig {
             enabled: true,
             copies_at_once: 4,
@@ -196,6 +206,13 @@ fn config_of(dir: &Path, site: &Site) -> anyhow::Result<Config> {
             fid_domain: Domain::from_bytes(b"phylactery"),
         },
     })
+}
+
+/// The ledger of a demo that has no cluster.
+pub fn embedded_ledger(dir: &Path) -> LedgerConfig {
+    LedgerConfig::Embedded {
+        path: dir.join("ledger.db"),
+    }
 }
 
 /// Where a demo lives if nobody says.

@@ -14,6 +14,7 @@ pub mod locks;
 pub mod node;
 pub mod placement;
 pub mod proxy;
+pub mod reach;
 pub mod registration;
 pub mod repair;
 pub mod tracker;

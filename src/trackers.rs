@@ -96,7 +96,7 @@ impl From<ClientError> for TrackerError {
 }
 
 /// An error with what caused it, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

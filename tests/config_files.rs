@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use phylactery::config::{self, Config, LedgerConfig};
+use phylactery::config::{self, Config, LedgerCompression, LedgerConfig, WriteConsistency};
 use serde_json::{Value, json};
 
 fn fixtures() -> PathBuf {
@@ -74,15 +74,21 @@ fn a_mistake_of_each_key_has_a_file() {
             told.push_str(&std::fs::read_to_string(path).unwrap());
         }
     }
-    let config = load("good.toml").to_json();
-    for (section, keys) in config.as_object().unwrap() {
-        for key in keys.as_object().unwrap().keys() {
-            // The longest pause alone cannot be wrong but as a span of time, as many others are.
-            if key == "retry_most" {
-                continue;
+    for good in ["good.toml", "cassandra.toml"] {
+        let config = load(good).to_json();
+        for (section, keys) in config.as_object().unwrap() {
+            for key in keys.as_object().unwrap().keys() {
+                // The longest pause alone cannot be wrong but as a span of time, as many others are.
+                if key == "retry_most" {
+                    continue;
+                }
+                // Followed by its value or by what is wrong, so that no longer key is taken for it.
+                let wanted = [" =", ":", "["].map(|after| format!("{section}.{key}{after}"));
+                assert!(
+                    wanted.iter().any(|wanted| told.contains(wanted)),
+                    "no bad file has a wrong {section}.{key}"
+                );
             }
-            let wanted = format!("{section}.{key}");
-            assert!(told.contains(&wanted), "no bad file has a wrong {wanted}");
         }
     }
 }
@@ -152,6 +158,97 @@ fn the_good_file_names_every_key_and_the_defaults() {
                 assert_eq!(*value, smallest[section][key], "{path}");
             }
         }
+    }
+}
+
+#[test]
+fn the_file_for_cassandra_names_every_key_of_its_ledger_and_the_defaults() {
+    let text = std::fs::read_to_string(fixtures().join("cassandra.toml")).unwrap();
+    let full = load("cassandra.toml").to_json();
+    let full = full["ledger"].as_object().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let least = least_of_cassandra(folder.path(), "").to_json();
+    let without_default = [
+        "contact_points",
+        "username",
+        "password_file",
+        "tls_ca",
+        "tls_cert",
+        "tls_key",
+    ];
+    for (key, value) in full {
+        assert!(
+            text.contains(&format!("\n{key} = ")),
+            "{key} is not explained"
+        );
+        assert!(!value.is_null(), "{key} has no value");
+        if !without_default.contains(&key.as_str()) {
+            assert_eq!(*value, least["ledger"][key], "{key}");
+        }
+    }
+    for key in &without_default[1..] {
+        assert!(least["ledger"][key].is_null(), "{key}");
+    }
+}
+
+/// The least that a ledger in Cassandra needs, and `more` of its keys.
+fn least_of_cassandra(folder: &Path, more: &str) -> Config {
+    let least = std::fs::read_to_string(fixtures().join("smallest.toml")).unwrap();
+    let cluster =
+        "kind = \"cassandra\"\ncontact_points = \"10.1.0.31\"\nlocal_datacenter = \"ma01\"";
+    let text = least.replace("path = \"ledger.db\"", &format!("{cluster}\n{more}"));
+    assert_ne!(text, least);
+    let file = folder.join("least.toml");
+    std::fs::write(&file, text).unwrap();
+    config::load(&file).unwrap()
+}
+
+#[test]
+fn a_ledger_in_cassandra_is_read_as_it_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let more = r#"
+        keyspace = "ledger_2"
+        write_consistency = "EACH_QUORUM"
+        username = "phylactery"
+        password_file = "secrets/password"
+        tls_ca = "ca.pem"
+        tls_cert = "client.pem"
+        tls_key = "/etc/client.key"
+        compression = "none"
+        request_timeout = "1500ms"
+        connect_timeout = "1m"
+    "#;
+    let LedgerConfig::Cassandra(read) = least_of_cassandra(folder.path(), more).ledger else {
+        panic!("it is in Cassandra")
+    };
+    assert_eq!(read.contact_points, ["10.1.0.31:9042"]);
+    assert_eq!(read.local_datacenter, "ma01");
+    assert_eq!(read.keyspace, "ledger_2");
+    assert_eq!(read.write_consistency, WriteConsistency::EachQuorum);
+    assert_eq!(read.username.as_deref(), Some("phylactery"));
+    let inside = |name: &str| Some(folder.path().join(name));
+    assert_eq!(read.password_file, inside("secrets/password"));
+    assert_eq!(read.tls_ca, inside("ca.pem"));
+    assert_eq!(read.tls_cert, inside("client.pem"));
+    assert_eq!(read.tls_key, Some(PathBuf::from("/etc/client.key")));
+    assert_eq!(read.compression, LedgerCompression::None);
+    assert_eq!(read.request_timeout, Duration::from_millis(1500));
+    assert_eq!(read.connect_timeout, Duration::from_secs(60));
+}
+
+#[test]
+fn a_password_is_shown_to_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("password"), "correct horse\n").unwrap();
+    let more = "username = \"phylactery\"\npassword_file = \"password\"";
+    least_of_cassandra(folder.path(), more);
+    for json in [&["--json"][..], &[]] {
+        let arguments = [&["check-config", "least.toml"], json].concat();
+        let output = phylactery(folder.path(), &arguments);
+        let told = said(&output.stdout) + &said(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{told}");
+        assert!(told.contains("phylactery"), "{told}");
+        assert!(!told.contains("correct horse"), "{told}");
     }
 }
 

@@ -3,14 +3,17 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use tokio::sync::broadcast::error::RecvError;
 
 use super::log::TimeOfDay;
 use super::paint::{bad, bytes, faint, good, plain, say, strong, waiting};
+use super::schema::keyspace;
 use super::{Failure, runtime, signals};
-use crate::demo::{DOMAIN, Demo, MOST_OFFSET, Site, default_dir, sites};
+use crate::config::{CassandraConfig, LedgerConfig, contact_point};
+use crate::demo::{DOMAIN, Demo, MOST_OFFSET, Site, default_dir, embedded_ledger, sites};
 use crate::events::{Event, Events, What};
+use crate::ledger::cassandra::CassandraLedger;
 
 /// What `demo` takes.
 #[derive(Args, Debug)]
@@ -26,6 +29,77 @@ pub struct Arguments {
     /// The ports are 7001 and 7002 (proxies), 7011 and 7012 (trackers), 7511 and 7512 (storage), 8080 and 8081 (API).
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(..=i64::from(MOST_OFFSET)))]
     port_offset: u16,
+
+    /// What the ledger is: a file in the demo's folder, or a keyspace of a Cassandra cluster
+    ///
+    /// For a cluster the keyspace has to be there: `phylactery schema print` prints what makes it.
+    #[arg(long, value_enum, value_name = "KIND", default_value_t = Home::Embedded)]
+    ledger: Home,
+
+    #[command(flatten)]
+    cluster: Cluster,
+}
+
+/// Where the demo's ledger is.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+enum Home {
+    /// A file
+    Embedded,
+    /// A cluster
+    Cassandra,
+}
+
+/// The options of `--ledger cassandra`.
+#[derive(Args, Debug)]
+struct Cluster {
+    /// With --ledger cassandra: a node of the cluster; port 9042 if none is given
+    #[arg(long, value_name = "HOST:PORT", value_parser = node_at, required_if_eq("ledger", "cassandra"))]
+    contact_point: Option<String>,
+
+    /// With --ledger cassandra: the keyspace [default: phylactery]
+    #[arg(long, value_name = "NAME", value_parser = keyspace)]
+    keyspace: Option<String>,
+
+    /// With --ledger cassandra: the cluster's datacenter to use, by default that of the contact point
+    #[arg(long, value_name = "NAME")]
+    local_datacenter: Option<String>,
+}
+
+fn node_at(text: &str) -> Result<String, String> {
+    contact_point(text).ok_or_else(|| "write host or host:port, such as 127.0.0.1:9042".to_owned())
+}
+
+impl Cluster {
+    /// The ledger that they name; the contact point is asked for what was not said.
+    async fn ledger(self, home: Home, dir: &Path) -> Result<LedgerConfig, Failure> {
+        let Cluster {
+            contact_point,
+            keyspace,
+            local_datacenter,
+        } = self;
+        let contact_point = match (home, contact_point) {
+            (Home::Cassandra, Some(contact_point)) => contact_point,
+            (Home::Embedded, None) if keyspace.is_none() && local_datacenter.is_none() => {
+                return Ok(embedded_ledger(dir));
+            }
+            _ => {
+                return Err(Failure::Usage(
+                    "--contact-point, --keyspace and --local-datacenter go with --ledger cassandra"
+                        .to_owned(),
+                ));
+            }
+        };
+        let datacenter = match local_datacenter {
+            Some(name) => name,
+            None => (CassandraLedger::datacenter_at(&contact_point).await)
+                .map_err(anyhow::Error::new)?,
+        };
+        let mut config = CassandraConfig::new(vec![contact_point], datacenter);
+        if let Some(keyspace) = keyspace {
+            config.keyspace = keyspace;
+        }
+        Ok(LedgerConfig::Cassandra(config))
+    }
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
@@ -34,15 +108,26 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
         Some(dir) => std::path::absolute(&dir).unwrap_or(dir),
         None => default_dir()?,
     };
-    runtime()?.block_on(serve(&dir, &sites(arguments.port_offset)))?;
-    Ok(())
+    runtime()?.block_on(async {
+        let ledger = arguments.cluster.ledger(arguments.ledger, &dir).await?;
+        serve(&dir, &sites(arguments.port_offset), &ledger).await?;
+        Ok(())
+    })
 }
 
-async fn serve(dir: &Path, sites: &[Site; 2]) -> anyhow::Result<()> {
+async fn serve(dir: &Path, sites: &[Site; 2], ledger: &LedgerConfig) -> anyhow::Result<()> {
     let events = Events::default();
     let mut news = events.listen();
     say!("The demo lives in {}", strong(dir.display()));
-    let demo = Demo::start(dir, sites, &events).await?;
+    if let LedgerConfig::Cassandra(cluster) = ledger {
+        say!(
+            "Its ledger is the keyspace {} of Cassandra at {}, through {}",
+            strong(&cluster.keyspace),
+            cluster.contact_points.join(", "),
+            cluster.local_datacenter
+        );
+    }
+    let demo = Demo::start(dir, sites, ledger, &events).await?;
     introduce(sites);
     let telling = tokio::spawn(async move {
         loop {

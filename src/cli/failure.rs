@@ -21,6 +21,8 @@ pub enum Failure {
     Unreachable(String),
     /// Anything else.
     Failed(anyhow::Error),
+    /// As [`Failure::Failed`], and it has been said already.
+    Told,
 }
 
 impl From<anyhow::Error> for Failure {
@@ -34,6 +36,7 @@ impl Failure {
     pub fn tell(self) -> ExitCode {
         let (text, code) = match self {
             Failure::UsageTold => return ExitCode::from(USAGE),
+            Failure::Told => return ExitCode::FAILURE,
             Failure::Usage(text) => (text, USAGE),
             Failure::Unreachable(text) => (text, UNREACHABLE),
             // The chain of causes reads as one sentence.

@@ -12,6 +12,7 @@ pub mod log;
 mod paint;
 mod process;
 mod run;
+mod schema;
 mod signals;
 mod tracker;
 
@@ -35,6 +36,7 @@ pub use failure::Failure;
     after_long_help = "Examples:\n  \
           phylactery demo\n  \
           phylactery check-config /etc/phylactery.toml && phylactery run --config /etc/phylactery.toml\n  \
+          phylactery schema print | cqlsh\n  \
           phylactery file show photos 2026/cat.jpg\n  \
           phylactery gaps --json | jq '.gaps[].key'\n\n\
         Exit status:\n  \
@@ -49,7 +51,8 @@ pub struct Cli {
     /// Log this and more: error, warn, info, debug, trace
     ///
     /// Also per part, as in "warn,phylactery::repair=debug". Goes to stderr. Without this option the
-    /// variable RUST_LOG counts; without that it is "info" for run and tracker, "warn" for the rest.
+    /// variable RUST_LOG counts; without that it is "info" for run and tracker, "warn" for the rest, in which the
+    /// driver of Cassandra is not heard.
     #[arg(long, global = true, value_name = "LEVEL", display_order = 1000)]
     pub log: Option<String>,
 
@@ -71,13 +74,21 @@ pub enum Command {
     /// Say what a configuration file means, or all that is wrong with it
     ///
     /// Nothing is bound, made or changed, so it is safe beside a running process. Every mistake is told at
-    /// once, with its line and with what would be right; the exit status is then 64.
+    /// once, with its line and with what would be right; the exit status is then 64. With --connect it goes on to
+    /// look at ledger and trackers, by reading only.
     CheckConfig(check_config::Arguments),
+
+    /// Print the ledger's tables for Cassandra, or see whether a cluster has them
+    ///
+    /// The tables of a ledger in Cassandra are made by a person, who pastes what `schema print` prints into
+    /// cqlsh. This program never changes them by itself.
+    #[command(subcommand, arg_required_else_help = true)]
+    Schema(schema::Schema),
 
     /// Run two datacenters on this machine, to try it out
     ///
     /// Starts `ma01` and `tx01`, each with a small tracker of its own, a proxy, repair and an HTTP API, over
-    /// one ledger. It prints where everything is and two things to try, and then a line for each thing that
+    /// one ledger: a file, or with --ledger cassandra a cluster that you have. It prints where everything is and two things to try, and then a line for each thing that
     /// happens. Ctrl-C stops it; started again on the same folder it goes on where it was.
     Demo(demo::Arguments),
 
@@ -135,13 +146,11 @@ impl Command {
     /// What is logged if nobody says.
     pub fn default_log(&self) -> &'static str {
         match self {
-            Command::Run(_) | Command::Tracker(_) => "info",
-            Command::CheckConfig(_)
-            | Command::Demo(_)
-            | Command::Status(_)
-            | Command::Accept(_)
-            | Command::File(_)
-            | Command::Gaps(_) => "warn",
+            Command::Run(_) => "info,scylla=error",
+            Command::Tracker(_) => "info",
+            // What the driver of Cassandra notices is for the log of a service; what comes of it is told here anyway.
+            Command::CheckConfig(_) | Command::Schema(_) | Command::Demo(_) => "warn,scylla=off",
+            Command::Status(_) | Command::Accept(_) | Command::File(_) | Command::Gaps(_) => "warn",
         }
     }
 
@@ -158,6 +167,8 @@ impl Command {
         match self {
             Command::Run(arguments) => run::run(arguments),
             Command::CheckConfig(arguments) => check_config::run(arguments),
+            Command::Schema(schema::Schema::Print(arguments)) => schema::print(arguments),
+            Command::Schema(schema::Schema::Check(arguments)) => schema::check(arguments),
             Command::Demo(arguments) => demo::run(arguments),
             Command::Tracker(arguments) => tracker::run(arguments),
             Command::Status(arguments) => ask::status(arguments),

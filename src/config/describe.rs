@@ -5,7 +5,7 @@ use std::fmt;
 use serde_json::{Value, json};
 
 use super::values::in_bytes;
-use super::{Config, LedgerConfig};
+use super::{CassandraConfig, Config, LedgerConfig, PASSWORD_VARIABLE};
 
 impl Config {
     /// Every setting by the name that it has in the file, defaults included.
@@ -13,7 +13,21 @@ impl Config {
         let time = |span| humantime::format_duration(span).to_string();
         let ledger = match &self.ledger {
             LedgerConfig::Embedded { path } => json!({ "kind": "embedded", "path": path }),
-            LedgerConfig::Cassandra(_) => json!({ "kind": "cassandra" }),
+            LedgerConfig::Cassandra(cassandra) => json!({
+                "kind": "cassandra",
+                "contact_points": cassandra.contact_points,
+                "local_datacenter": cassandra.local_datacenter,
+                "keyspace": cassandra.keyspace,
+                "write_consistency": cassandra.write_consistency.name(),
+                "username": cassandra.username,
+                "password_file": cassandra.password_file,
+                "tls_ca": cassandra.tls_ca,
+                "tls_cert": cassandra.tls_cert,
+                "tls_key": cassandra.tls_key,
+                "compression": cassandra.compression.name(),
+                "request_timeout": time(cassandra.request_timeout),
+                "connect_timeout": time(cassandra.connect_timeout),
+            }),
         };
         json!({
             "datacenter": {
@@ -64,10 +78,8 @@ impl fmt::Display for Config {
         let time = humantime::format_duration;
         let (proxy, journal, repair) = (&self.proxy, &self.journal, &self.repair);
         let ledger = match &self.ledger {
-            LedgerConfig::Embedded { path } => format!("embedded, {}", path.display()),
-            LedgerConfig::Cassandra(cassandra) => {
-                format!("Cassandra, keyspace {}", cassandra.keyspace)
-            }
+            LedgerConfig::Embedded { path } => vec![format!("embedded, {}", path.display())],
+            LedgerConfig::Cassandra(cassandra) => in_cassandra(cassandra).to_vec(),
         };
         let mut line = |name: &str, text: String| writeln!(f, "  {name:<11} {text}");
         line(
@@ -103,7 +115,9 @@ impl fmt::Display for Config {
                 in_bytes(journal.max_size)
             ),
         )?;
-        line("ledger", ledger)?;
+        for (nth, text) in ledger.into_iter().enumerate() {
+            line(if nth == 0 { "ledger" } else { "" }, text)?;
+        }
         line(
             "repair",
             match repair.enabled {
@@ -117,4 +131,29 @@ impl fmt::Display for Config {
         )?;
         line("api", format!("http://{}", self.api.listen))
     }
+}
+
+/// Where the cluster is, and how we come to it. Whether there is a password is not looked at here.
+fn in_cassandra(config: &CassandraConfig) -> [String; 2] {
+    let where_it_is = format!(
+        "Cassandra at {}, through its datacenter {}, keyspace {}",
+        config.contact_points.join(" and "),
+        config.local_datacenter,
+        config.keyspace
+    );
+    let user = match (&config.username, &config.password_file) {
+        (None, _) => "without a name and password".to_owned(),
+        (Some(user), Some(file)) => format!("as {user}, password in {}", file.display()),
+        (Some(user), None) => format!("as {user}, password in the variable {PASSWORD_VARIABLE}"),
+    };
+    let tls = match (&config.tls_ca, &config.tls_cert) {
+        (None, _) => "not encrypted",
+        (Some(_), None) => "encrypted",
+        (Some(_), Some(_)) => "encrypted, with a certificate of ours",
+    };
+    let how = format!(
+        "writes reach {} in the end; {user}; {tls}",
+        config.write_consistency.name()
+    );
+    [where_it_is, how]
 }

@@ -1,4 +1,5 @@
-//! From a file to a [`Config`]: the one list of keys, with limits and defaults, and what contradicts what.
+//! From a file to a [`Config`]: the one list of keys, with limits and defaults, and what contradicts what. Those of
+//! `[ledger]` depend on its kind and have a file of their own (`ledger`).
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -6,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
+use super::ledger::ledger;
 use super::mistake::{Mistake, Mistakes};
 use super::reader::{Reader, Section};
 use super::values::{
@@ -199,24 +201,6 @@ fn journal(section: &Section<'_>, folder: &Path) -> Option<JournalConfig> {
         max_size,
         quiet_time,
     })
-}
-
-fn ledger(section: &Section<'_>, folder: &Path) -> Option<LedgerConfig> {
-    section.optional("kind", |spot| match text(spot)?.as_str() {
-        "embedded" => Some(()),
-        _ => spot.refuse("no ledger that this version knows", "write \"embedded\""),
-    });
-    let place = section.required("path", "\"/var/lib/phylactery/ledger.db\"", path(folder));
-    if let Some(place) = &place
-        && place.is_dir()
-    {
-        section.contradiction(
-            "path",
-            "a folder".to_owned(),
-            "the embedded ledger needs a file",
-        );
-    }
-    Some(LedgerConfig::Embedded { path: place? })
 }
 
 fn repair(section: &Section<'_>) -> RepairConfig {

@@ -70,6 +70,7 @@ impl Reader {
             broken: found.is_some() && table.is_none(),
             line,
             asked: RefCell::default(),
+            settled: RefCell::default(),
         }
     }
 
@@ -88,6 +89,7 @@ impl Reader {
             let key = self.document.as_table().get_key_value(name);
             let line = key.and_then(|(key, item)| self.line(start(key, item)));
             let (wrong, shown) = match item.as_value() {
+                Some(_) if may_be_secret(name) => ("no such key", None),
                 Some(value) => ("no such key", Some(self.shown(value))),
                 None => ("no such section", None),
             };
@@ -137,6 +139,8 @@ pub(super) struct Section<'a> {
     broken: bool,
     line: Option<usize>,
     asked: RefCell<Vec<&'static str>>,
+    /// Keys that are not asked for, and have been spoken of or need not be.
+    settled: RefCell<Vec<&'static str>>,
 }
 
 impl<'a> Section<'a> {
@@ -211,6 +215,33 @@ impl<'a> Section<'a> {
         });
     }
 
+    /// Says of each of these keys that is there that this is no place for it.
+    pub(super) fn misplaced(&self, keys: &[&'static str], wrong: &str, right: &str) {
+        for key in keys {
+            let Some(item) = self.table.and_then(|table| table.get(key)) else {
+                continue;
+            };
+            self.reader.refuse(Mistake {
+                line: self.line_of(key),
+                key: format!("{}.{key}", self.name),
+                value: self.shown_of(key, item),
+                wrong: wrong.to_owned(),
+                right: right.to_owned(),
+            });
+        }
+        self.unjudged(keys);
+    }
+
+    /// Says nothing of these keys: whether they belong here depends on another one that is wrong.
+    pub(super) fn unjudged(&self, keys: &[&'static str]) {
+        self.settled.borrow_mut().extend(keys);
+    }
+
+    /// Whether a key is there, right or wrong.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.is_some_and(|table| table.contains_key(key))
+    }
+
     /// Whether nothing was wrong with a key so far, so that its value may be held against others.
     pub(super) fn is_sound(&self, key: &str) -> bool {
         let path = format!("{}.{key}", self.name);
@@ -221,15 +252,15 @@ impl<'a> Section<'a> {
     /// Ends the reading of this section: what nobody asked for is wrong.
     pub(super) fn finish(self) {
         let Some(table) = self.table else { return };
-        let asked = self.asked.borrow();
+        let (asked, settled) = (self.asked.borrow(), self.settled.borrow());
         for (name, item) in table.iter() {
-            if asked.contains(&name) {
+            if asked.contains(&name) || settled.contains(&name) {
                 continue;
             }
             self.reader.refuse(Mistake {
                 line: self.line_of(name),
                 key: format!("{}.{name}", self.name),
-                value: item.as_value().map(|value| self.reader.shown(value)),
+                value: self.shown_of(name, item),
                 wrong: "no such key".to_owned(),
                 right: meant(name, &asked).map_or_else(
                     || format!("the keys of [{}] are {}", self.name, asked.join(", ")),
@@ -237,6 +268,12 @@ impl<'a> Section<'a> {
                 ),
             });
         }
+    }
+
+    /// The value of a key that is not ours, unless it is nobody's business.
+    fn shown_of(&self, key: &str, item: &Item) -> Option<String> {
+        let value = item.as_value()?;
+        (!may_be_secret(key)).then(|| self.reader.shown(value))
     }
 
     fn line_of(&self, key: &str) -> Option<usize> {
@@ -304,7 +341,20 @@ fn line_of(text: &str, at: usize) -> usize {
 
 fn whole_line(text: &str, at: usize) -> String {
     let line = text.lines().nth(line_of(text, at) - 1).unwrap_or_default();
-    shortened(line.trim())
+    match line.split_once('=') {
+        Some((key, _)) if may_be_secret(key.trim()) => format!("{} = …", key.trim()),
+        _ => shortened(line.trim()),
+    }
+}
+
+/// Whether what stands behind a key of this name may be a password. No key of ours is one, but somebody may have tried, and
+/// what is told of a mistake ends in logs.
+fn may_be_secret(key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    let names_one = ["pass", "pwd", "secret"]
+        .iter()
+        .any(|word| key.contains(word));
+    names_one && !key.ends_with("_file")
 }
 
 fn shortened(text: &str) -> String {

@@ -42,6 +42,27 @@ pub(super) fn name<T: FromStr>(spot: &Spot<'_>) -> Option<T> {
     }
 }
 
+/// One of a few names, each of which stands for a value.
+pub(super) fn named<T: Copy>(
+    names: &'static [(&'static str, T)],
+) -> impl Fn(&Spot<'_>) -> Option<T> {
+    move |spot| {
+        let known: Vec<String> = names.iter().map(|(name, _)| format!("{name:?}")).collect();
+        let right = match known.split_last() {
+            Some((last, [])) => format!("write {last}"),
+            Some((last, others)) => format!("write {} or {last}", others.join(", ")),
+            None => String::new(),
+        };
+        let Some(text) = spot.value.as_str() else {
+            return spot.refuse("not a text", right);
+        };
+        match names.iter().find(|(name, _)| *name == text) {
+            Some((_, value)) => Some(*value),
+            None => spot.refuse("none that this version knows", right),
+        }
+    }
+}
+
 /// A whole number within `range`.
 pub(super) fn count(range: RangeInclusive<usize>) -> impl Fn(&Spot<'_>) -> Option<usize> {
     move |spot| {
@@ -130,23 +151,30 @@ pub(super) fn host_and_port(spot: &Spot<'_>) -> Option<String> {
     let Some((host, port)) = text.rsplit_once(':') else {
         return spot.refuse("without a port", right);
     };
+    match (is_host(host), is_port(port)) {
+        (true, true) => Some(text.to_owned()),
+        (false, _) => spot.refuse("not a host and port", right),
+        (true, false) => spot.refuse("not a port", right),
+    }
+}
+
+/// A name, an IPv4 address, or an IPv6 address in brackets.
+pub(super) fn is_host(host: &str) -> bool {
     let bracketed = host
         .strip_prefix('[')
         .and_then(|host| host.strip_suffix(']'));
-    let host_is_good = match bracketed {
+    match bracketed {
         Some(inner) => inner.parse::<std::net::Ipv6Addr>().is_ok(),
         None => {
             let fits = |c: char| c.is_ascii_alphanumeric() || c == '.' || c == '-' || c == '_';
             !host.is_empty() && host.chars().all(fits)
         }
-    };
-    if !host_is_good {
-        return spot.refuse("not a host and port", right);
     }
-    match port.parse::<u16>() {
-        Ok(port) if port > 0 => Some(text.to_owned()),
-        _ => spot.refuse("not a port", right),
-    }
+}
+
+/// A port that one can connect to.
+pub(super) fn is_port(port: &str) -> bool {
+    port.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
 /// One value or a list of at least one; no two alike.

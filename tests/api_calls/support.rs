@@ -52,13 +52,13 @@ impl Vitals for Said {
         self.0.lock().2
     }
     fn unheard(&self) -> Option<String> {
-        self.2.lock().clone()
+        self.3.lock().clone()
     }
     fn doubt(&self) -> Option<Arc<Doubt>> {
-        self.1.lock().clone()
+        self.2.lock().clone()
     }
     async fn accept(&self, doubt: &str) -> Result<Option<Arc<Doubt>>, NotAccepted> {
-        let mut stands = self.1.lock();
+        let mut stands = self.2.lock();
         match &*stands {
             None => return Err(NotAccepted::NoDoubt),
             Some(now) if now.id() != doubt => {

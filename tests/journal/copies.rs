@@ -223,6 +223,7 @@ macro_rules! passed_on {
 }
 
 passed_on! {
+    forget(file: &FileName, record: &FileRecord) -> ();
     append_change(stream: &StreamId, change: &Change, strength: Strength) -> ();
     changes(stream: &StreamId, after: u64, limit: usize, strength: Strength) -> Vec<Change>;
     set_gap(datacenter: &Datacenter, gap: &Gap) -> ();

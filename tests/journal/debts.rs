@@ -267,7 +267,7 @@ async fn a_folder_of_the_first_layout_opens_and_keeps_what_it_holds() {
     assert_eq!(schema(), 1);
     let journal = try_open(folder.path()).expect("the first layout opens");
     assert_eq!(schema(), 2);
-    assert_eq!(journal.stream(), &stream);
+    assert_eq!(journal.stream(), stream);
     assert_eq!(entries(&journal).await, before);
     assert_eq!(outbox(&journal).await, out);
     assert!(journal.debts().is_none());
@@ -591,6 +591,7 @@ async fn clients_and_delivery_wait_for_no_debt() {
         ledger: Arc::clone(&ledger) as _,
         settler,
         events: Events::default(),
+        trust: phylactery::trust::Trust::complete(),
     };
     let stop = CancellationToken::new();
     let delivery = tokio::spawn(deliverer.run(stop.clone()));

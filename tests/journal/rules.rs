@@ -755,7 +755,7 @@ async fn a_new_stream_numbers_anew_what_has_yet_to_be_told() {
     assert_eq!(*round.stream(), *old);
     assert_eq!(journal.stream(), old);
     // The ledger has the first, and its row is still there.
-    journal.confirm(vec![told]).await.expect("confirmed");
+    journal.confirm(vec![told], false).await.expect("confirmed");
     drop(round);
     beginning.await.expect("no panic").expect("written");
 

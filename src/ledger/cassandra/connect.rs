@@ -99,8 +99,8 @@ pub(super) async fn session(
             LedgerCompression::Snappy => Some(Compression::Snappy),
             LedgerCompression::None => None,
         })
-        // We change no schema, and look at it with statements of our own.
-        .fetch_schema_metadata(false);
+        // Replication is what routing needs of the schema; the rest is looked at with statements of our own.
+        .fetch_full_schema_metadata(false);
     if let Some(user) = &config.username {
         builder = builder.user(user, password(config)?);
     }

@@ -8,7 +8,7 @@
 //! schema, or merging values: the cluster does, by the rule of [`Cell`](crate::file::Cell).
 //! Killed in the middle: a write that was not answered may have happened, and is said again by whoever said it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -206,6 +206,44 @@ impl CassandraLedger {
         read: impl Fn(&QueryRowsResult) -> Result<Vec<T>, LedgerError>,
     ) -> Result<Vec<T>, LedgerError> {
         read(&self.ask(doing, statement, ()).await?)
+    }
+
+    /// The datacenter of the node at `contact_point` (`host:port`), as the cluster names it, for who has not been told. Opens a
+    /// session for this alone.
+    ///
+    /// # Errors
+    /// [`OpenError`] says what to do.
+    pub async fn datacenter_at(contact_point: &str) -> Result<String, OpenError> {
+        let unknown = |why: String| OpenError::Failed {
+            doing: "ask a node of Cassandra for its datacenter",
+            why,
+        };
+        let nowhere = String::new();
+        let config = CassandraConfig::new(vec![contact_point.to_owned()], nowhere);
+        let session = connect::session(&config, &Profiles::new(&config)).await?;
+        let found = tokio::net::lookup_host(contact_point).await;
+        let points: Vec<_> = found.map_err(|why| unknown(why.to_string()))?.collect();
+        let state = session.get_cluster_state();
+        let nodes = state.get_nodes_info();
+        let all: BTreeSet<&str> = nodes
+            .iter()
+            .filter_map(|node| node.datacenter.as_deref())
+            .collect();
+        let it = nodes
+            .iter()
+            .find(|node| points.iter().any(|point| point.ip() == node.address.ip()));
+        // A cluster may know its nodes by other addresses than we do. Where it has one datacenter, that is the one.
+        match (it.and_then(|node| node.datacenter.as_deref()), &all) {
+            (Some(name), _) => Ok(name.to_owned()),
+            (None, all) if all.len() == 1 => Ok(all.iter().copied().collect()),
+            (None, all) => {
+                let all: Vec<_> = all.iter().copied().collect();
+                Err(unknown(format!(
+                    "the cluster knows no node by the address {contact_point}; name its datacenter yourself, one of {}",
+                    all.join(", ")
+                )))
+            }
+        }
     }
 }
 
