@@ -164,7 +164,7 @@ async fn a_full_disk_refuses_mutations_and_loses_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_ledger_that_hangs_is_felt_by_no_client() {
     let mut cluster = Cluster::start("").await;
-    let lock = rusqlite::Connection::open(&cluster.ledger_path).expect("opens");
+    let lock = rusqlite::Connection::open(cluster.ledger_path()).expect("opens");
     lock.busy_timeout(Duration::from_secs(20)).expect("set");
     lock.execute_batch("BEGIN EXCLUSIVE").expect("locked");
 

@@ -350,7 +350,7 @@ async fn nothing_acknowledged_is_lost_however_the_process_dies() {
 
     cluster.settled().await;
     let files = cluster.same_files(DOMAIN).await;
-    let ledger = cluster.ledger();
+    let ledger = cluster.ledger().await;
     let book = book.lock().clone();
     for (key, expected) in &book {
         let found = files.get(key.as_bytes()).cloned();

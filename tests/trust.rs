@@ -105,7 +105,7 @@ fn copy(from: &Path, to: &Path) {
 fn ledger_files(cluster: &Cluster) -> Vec<PathBuf> {
     ["", "-wal", "-shm"]
         .iter()
-        .map(|end| PathBuf::from(format!("{}{end}", cluster.ledger_path.display())))
+        .map(|end| PathBuf::from(format!("{}{end}", cluster.ledger_path().display())))
         .collect()
 }
 
@@ -237,6 +237,7 @@ async fn a_journal_that_was_lost() {
         async || {
             let nodes = cluster
                 .ledger()
+                .await
                 .nodes()
                 .await
                 .map_err(|why| why.to_string())?;

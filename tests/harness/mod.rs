@@ -16,7 +16,9 @@ use std::time::{Duration, Instant};
 use mogilefs_protocol::client::{
     Client, ClientError, CreateClose, CreateOpen, GetPaths, ListKeys, Timeouts,
 };
+use phylactery::config::CassandraConfig;
 use phylactery::file::{Datacenter, FileName};
+use phylactery::ledger::cassandra::CassandraLedger;
 use phylactery::ledger::embedded::EmbeddedLedger;
 use phylactery::ledger::{FileRecord, Ledger, Page, Strength, TokenRange};
 
@@ -173,18 +175,18 @@ pub struct Site {
 }
 
 impl Site {
-    fn new(name: &str, home: &Path, ledger: &Path, more: &str) -> Site {
+    fn new(name: &str, home: &Path, ledger: &LedgerAt, more: &str) -> Site {
         let [proxy, tracker, storage, api] = free_ports();
         let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let folder = home.join(name);
         std::fs::create_dir_all(&folder).expect("a folder");
         let config = format!(
             "[datacenter]\nname = \"{name}\"\n\n[proxy]\nlisten = \"{}\"\ntrackers = [\"{}\"]\n\n\
-             [journal]\npath = \"journal\"\nquiet_time = \"1s\"\n\n[ledger]\nkind = \"embedded\"\npath = \"{}\"\n\n\
+             [journal]\npath = \"journal\"\nquiet_time = \"1s\"\n\n[ledger]\n{}\n\
              [repair]\nretry_first = \"200ms\"\nretry_most = \"2s\"\n\n[api]\nlisten = \"{}\"\n{more}",
             at(proxy),
             at(tracker),
-            ledger.display(),
+            ledger.section(name),
             at(api),
         );
         std::fs::write(folder.join("phylactery.toml"), config).expect("written");
@@ -489,11 +491,41 @@ impl Failed {
     }
 }
 
+/// Where the ledger of two datacenters is.
+pub enum LedgerAt {
+    /// An SQLite file.
+    Embedded(PathBuf),
+    /// A keyspace of a cluster, each datacenter by its own nodes.
+    Cassandra(Vec<CassandraConfig>),
+}
+
+impl LedgerAt {
+    /// The keys of `[ledger]` for a datacenter.
+    fn section(&self, datacenter: &str) -> String {
+        match self {
+            LedgerAt::Embedded(path) => {
+                format!("kind = \"embedded\"\npath = \"{}\"\n", path.display())
+            }
+            LedgerAt::Cassandra(all) => {
+                let ours = all.iter().find(|one| one.local_datacenter == datacenter);
+                let ours = ours.expect("a configuration for it");
+                format!(
+                    "kind = \"cassandra\"\ncontact_points = {:?}\nlocal_datacenter = \"{datacenter}\"\n\
+                     keyspace = \"{}\"\nwrite_consistency = \"{}\"\n",
+                    ours.contact_points,
+                    ours.keyspace,
+                    ours.write_consistency.name(),
+                )
+            }
+        }
+    }
+}
+
 /// Two datacenters, `ma01` and `tx01`, and the ledger that they share.
 pub struct Cluster {
     pub ma01: Site,
     pub tx01: Site,
-    pub ledger_path: PathBuf,
+    pub ledger_at: LedgerAt,
     home: tempfile::TempDir,
 }
 
@@ -509,11 +541,16 @@ impl Cluster {
     /// Starts the trackers only, with the domain `photos` (class `thumb`) in ma01.
     pub async fn prepare(more: &str) -> Cluster {
         let home = tempfile::tempdir().expect("a folder");
-        let ledger_path = home.path().join("ledger.db");
+        let ledger = LedgerAt::Embedded(home.path().join("ledger.db"));
+        Cluster::prepare_on(home, ledger, more).await
+    }
+
+    /// As [`Self::prepare`], with a ledger elsewhere.
+    pub async fn prepare_on(home: tempfile::TempDir, ledger_at: LedgerAt, more: &str) -> Cluster {
         let mut cluster = Cluster {
-            ma01: Site::new("ma01", home.path(), &ledger_path, more),
-            tx01: Site::new("tx01", home.path(), &ledger_path, more),
-            ledger_path,
+            ma01: Site::new("ma01", home.path(), &ledger_at, more),
+            tx01: Site::new("tx01", home.path(), &ledger_at, more),
+            ledger_at,
             home,
         };
         cluster.ma01.start_tracker().await;
@@ -541,8 +578,24 @@ impl Cluster {
     }
 
     /// A handle of its own on the ledger, as a third process.
-    pub fn ledger(&self) -> Arc<dyn Ledger> {
-        Arc::new(EmbeddedLedger::open(&self.ledger_path).expect("the ledger opens"))
+    pub async fn ledger(&self) -> Arc<dyn Ledger> {
+        match &self.ledger_at {
+            LedgerAt::Embedded(path) => {
+                Arc::new(EmbeddedLedger::open(path).expect("the ledger opens"))
+            }
+            LedgerAt::Cassandra(all) => {
+                let opening = CassandraLedger::open(&all[0]).await;
+                Arc::new(opening.expect("the ledger opens"))
+            }
+        }
+    }
+
+    /// The file of an embedded ledger.
+    pub fn ledger_path(&self) -> &Path {
+        match &self.ledger_at {
+            LedgerAt::Embedded(path) => path,
+            LedgerAt::Cassandra(_) => panic!("it is no file"),
+        }
     }
 
     /// Waits until [`Self::is_settled`].
@@ -558,7 +611,7 @@ impl Cluster {
                 return Err(format!("{}: {status:#}", site.name));
             }
         }
-        let ledger = self.ledger();
+        let ledger = self.ledger().await;
         for (file, record) in all_files(&*ledger).await {
             for site in [&self.ma01, &self.tx01] {
                 if !record.is_whole_in(&site.name, true) {
@@ -587,7 +640,7 @@ impl Cluster {
                 key.escape_ascii()
             );
         }
-        let ledger = self.ledger();
+        let ledger = self.ledger().await;
         let mut told: Vec<String> = all_files(&*ledger)
             .await
             .into_iter()
