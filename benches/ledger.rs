@@ -8,61 +8,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use phylactery::file::{
-    Class, ClassCell, Content, Fid, FileName, Held, Op, Put, Replica, Revision,
-};
+use phylactery::file::FileName;
 use phylactery::ledger::embedded::EmbeddedLedger;
-use phylactery::ledger::{FileWrite, Ledger, Strength, TokenRange};
-use phylactery::version::Version;
+use phylactery::ledger::{Ledger, Strength, TokenRange};
+
+mod announced;
+use announced::write;
 
 /// Long enough to pass several checkpoints.
 const WRITING: Duration = Duration::from_secs(5);
 
 /// As many as one transaction takes: what one caller after another would write alone.
 const CALLERS: [usize; 4] = [1, 16, 64, 256];
-
-/// What a put through the proxy tells: head, class and the own replica.
-fn write(version: i64) -> FileWrite {
-    let name = |text: &str| text.parse().expect("a short name");
-    let content = Content {
-        version: Version(version),
-        origin: name("ma01"),
-        node: "node1".parse().expect("a short name"),
-    };
-    let class = Class::default_class();
-    let fid = Fid(version as u64);
-    FileWrite {
-        head: Some(Revision {
-            version: content.version,
-            origin: content.origin.clone(),
-            node: content.node.clone(),
-            op: Op::Put(Put {
-                content: content.clone(),
-                size: 100_000,
-                checksum: None,
-                fid,
-                renamed_from: None,
-            }),
-        }),
-        class: Some(ClassCell {
-            version: content.version,
-            content: content.clone(),
-            class: class.clone(),
-        }),
-        replica: Some((
-            content.origin.clone(),
-            Replica {
-                since: content.version,
-                held: Some(Held {
-                    content,
-                    fid,
-                    class,
-                    claimed: false,
-                }),
-            },
-        )),
-    }
-}
 
 async fn writes_per_second(ledger: &Arc<EmbeddedLedger>, next: &Arc<AtomicI64>, callers: usize) {
     let begun = Instant::now();
