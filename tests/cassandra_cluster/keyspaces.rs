@@ -1,5 +1,8 @@
 //! Keyspaces for tests: made of the files in `schema/`, as an operator pastes them, with the cluster's own replication.
+//!
+//! A new one takes as long as it would to empty an old one (about a second): so each is new, and none is used twice.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
@@ -17,7 +20,10 @@ pub(super) struct Keyspaces {
 impl Inner {
     pub(super) fn replication(&self) -> String {
         let copies = |datacenter: &str| {
-            let nodes = self.nodes.iter().filter(|node| node.datacenter == datacenter);
+            let nodes = self
+                .nodes
+                .iter()
+                .filter(|node| node.datacenter == datacenter);
             nodes.count()
         };
         let mut text = "{'class': 'NetworkTopologyStrategy'".to_owned();
@@ -29,8 +35,7 @@ impl Inner {
         text + "}"
     }
 
-    /// Makes one by a node that runs. The driver waits for agreement after each statement; one coordinator needs none until the
-    /// end, and it is a third of the time.
+    /// Makes one by a node that runs. One coordinator needs no agreement between two statements, only at the end.
     pub(super) async fn keyspace(&self) -> Result<String, String> {
         let number = self.keyspaces.count.fetch_add(1, Ordering::Relaxed);
         let name = format!("test{number}");
@@ -38,7 +43,10 @@ impl Inner {
         let node = *running.first().ok_or("no node runs")?;
         // A connection of its own, for its USE.
         let session = self.connect(node).await?;
-        let create = format!("CREATE KEYSPACE {name} WITH replication = {}", self.replication());
+        let create = format!(
+            "CREATE KEYSPACE {name} WITH replication = {}",
+            self.replication()
+        );
         let run = async |text: &str, consistency| {
             let mut statement = Statement::new(text);
             statement.set_consistency(consistency);
@@ -80,16 +88,39 @@ impl Inner {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                return Err(format!("the nodes do not agree on the schema: {versions:?}"));
+                return Err(format!(
+                    "the nodes do not agree on the schema: {versions:?}"
+                ));
             }
             tokio::time::sleep(LOOK_AGAIN / 5).await;
         }
     }
 
+    /// Lets a node write its schema to disk if it has not: before it is killed or stopped, else it would forget tables that it
+    /// had learnt since, and their rows (`flush_local_schema_changes` in jvm.options).
+    pub(super) async fn write_schema(self: &Arc<Self>, node: usize) -> Result<(), String> {
+        if !self.nodes[node].is_running() {
+            return Ok(());
+        }
+        let version = self.schema_version(node).await?;
+        if *self.nodes[node].schema_on_disk.lock() == Some(version) {
+            return Ok(());
+        }
+        let inner = Arc::clone(self);
+        let flush = move || inner.nodes[node].nodetool(&["flush", "system_schema"]);
+        tokio::task::spawn_blocking(flush)
+            .await
+            .expect("no panic")?;
+        *self.nodes[node].schema_on_disk.lock() = Some(version);
+        Ok(())
+    }
+
     async fn schema_version(&self, node: usize) -> Result<Uuid, String> {
         let session = self.session_at(node).await?;
         let said = |why: &dyn std::fmt::Display| format!("schema of node {node}: {why}");
-        let row = session.query_unpaged("SELECT schema_version FROM system.local", ()).await;
+        let row = session
+            .query_unpaged("SELECT schema_version FROM system.local", ())
+            .await;
         let row = row.map_err(|why| said(&why))?.into_rows_result();
         let row = row.map_err(|why| said(&why))?.single_row::<(Uuid,)>();
         row.map(|(version,)| version).map_err(|why| said(&why))

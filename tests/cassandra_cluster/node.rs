@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process};
+use uuid::Uuid;
 
 use super::addresses::NATIVE_PORT;
 use super::certificates::Certificates;
@@ -26,6 +27,8 @@ pub struct Node {
     folder: PathBuf,
     software: Software,
     process: Mutex<Process>,
+    /// The schema that it has on disk, by its version.
+    pub(super) schema_on_disk: Mutex<Option<Uuid>>,
 }
 
 /// What its process does.
@@ -68,6 +71,7 @@ impl Node {
             folder,
             software: plan.software.clone(),
             process: Mutex::new(Process::Dead),
+            schema_on_disk: Mutex::default(),
         };
         let conf = node.conf();
         fs::write(conf.join("cassandra.yaml"), node.yaml(plan)?)?;
@@ -188,7 +192,11 @@ impl Node {
             );
         }
         let folder = self.folder.display();
-        let class_path = format!("{}:{}/*", self.conf().display(), self.software.jars.display());
+        let class_path = format!(
+            "{}:{}/*",
+            self.conf().display(),
+            self.software.jars.display()
+        );
         command
             .args([
                 format!("-Djava.io.tmpdir={folder}/tmp"),
@@ -260,7 +268,11 @@ impl Node {
 
     /// The end of its log, for messages.
     pub fn log(&self) -> String {
-        let mut text = format!("--- node {} ({}), the end of its log:\n", self.index, self.native());
+        let mut text = format!(
+            "--- node {} ({}), the end of its log:\n",
+            self.index,
+            self.native()
+        );
         for name in ["system.log", "output.log"] {
             let log = fs::read_to_string(self.folder.join("logs").join(name)).unwrap_or_default();
             let lines: Vec<&str> = log.lines().collect();

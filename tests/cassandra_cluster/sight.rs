@@ -46,10 +46,14 @@ impl Inner {
     async fn knows_ring(&self, node: usize) -> Result<(), String> {
         let session = self.session_at(node).await?;
         let said = |why: &dyn std::fmt::Display| why.to_string();
-        let peers = session.query_unpaged("SELECT tokens FROM system.peers_v2", ()).await;
+        let peers = session
+            .query_unpaged("SELECT tokens FROM system.peers_v2", ())
+            .await;
         let peers = peers.map_err(|why| said(&why))?.into_rows_result();
         let peers = peers.map_err(|why| said(&why))?;
-        let peers = peers.rows::<(Option<Vec<String>>,)>().map_err(|why| said(&why))?;
+        let peers = peers
+            .rows::<(Option<Vec<String>>,)>()
+            .map_err(|why| said(&why))?;
         let placed = peers.filter(|peer| matches!(peer, Ok((Some(tokens),)) if !tokens.is_empty()));
         match placed.count() + 1 {
             all if all == self.nodes.len() => Ok(()),
@@ -67,7 +71,9 @@ impl Inner {
             texts.push(format!(
                 "CREATE KEYSPACE sight_{datacenter} WITH replication = {{'class': 'NetworkTopologyStrategy', '{datacenter}': 1}}"
             ));
-            texts.push(format!("CREATE TABLE sight_{datacenter}.rows (key bigint PRIMARY KEY)"));
+            texts.push(format!(
+                "CREATE TABLE sight_{datacenter}.rows (key bigint PRIMARY KEY)"
+            ));
         }
         for text in texts {
             let done = session.query_unpaged(text.as_str(), ()).await;
@@ -77,12 +83,17 @@ impl Inner {
             let key = (0..KEYS).find(|key| self.owner(node.datacenter, token(*key)) == node.index);
             key.expect("half of all keys lie there")
         });
-        Ok(Sight { keys: keys.collect() })
+        Ok(Sight {
+            keys: keys.collect(),
+        })
     }
 
     /// Which node of a datacenter owns a token: the one whose part of the ring ends there or next after it.
     fn owner(&self, datacenter: &str, token: i64) -> usize {
-        let nodes = self.nodes.iter().filter(|node| node.datacenter == datacenter);
+        let nodes = self
+            .nodes
+            .iter()
+            .filter(|node| node.datacenter == datacenter);
         let after = |node: &&super::Node| (node.token < token, node.token);
         nodes.min_by_key(after).expect("a datacenter of ours").index
     }
@@ -95,7 +106,9 @@ impl Inner {
         };
         let session = self.session_at(here).await.map_err(|why| unsure(&why))?;
         let datacenter = self.nodes[there].datacenter;
-        let mut row = Statement::new(format!("SELECT key FROM sight_{datacenter}.rows WHERE key = ?"));
+        let mut row = Statement::new(format!(
+            "SELECT key FROM sight_{datacenter}.rows WHERE key = ?"
+        ));
         row.set_consistency(Consistency::One);
         row.set_request_timeout(Some(Duration::from_secs(2)));
         match session.query_unpaged(row, (sight.keys[there],)).await {

@@ -111,7 +111,9 @@ fn fetched(home: &Path, pom: &Path) -> Result<PathBuf, String> {
     let fetch = match fetch {
         Ok(fetch) => fetch,
         Err(why) if why.kind() == std::io::ErrorKind::NotFound => {
-            return Err(format!("there is no mvn to fetch them with: {INSTALL_MAVEN}"));
+            return Err(format!(
+                "there is no mvn to fetch them with: {INSTALL_MAVEN}"
+            ));
         }
         Err(why) => return Err(format!("start mvn: {why}")),
     };
