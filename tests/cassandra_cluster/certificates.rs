@@ -54,8 +54,8 @@ impl Certificates {
         })
     }
 
-    /// How the harness's own sessions connect.
-    pub(super) fn client(&self) -> Arc<rustls::ClientConfig> {
+    /// How a session connects with these.
+    pub fn client(&self) -> Arc<rustls::ClientConfig> {
         let ours = "the harness wrote this file";
         let mut roots = rustls::RootCertStore::empty();
         let authority = CertificateDer::from_pem_file(&self.ca).expect(ours);

@@ -1,5 +1,8 @@
 //! Keyspaces for tests: made of the files in `schema/`, as an operator pastes them, with the cluster's own replication.
+//!
+//! A new one takes as long as it would to empty an old one (about a second): so each is new, and none is used twice.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
@@ -32,8 +35,7 @@ impl Inner {
         text + "}"
     }
 
-    /// Makes one by a node that runs. The driver waits for agreement after each statement; one coordinator needs none until the
-    /// end, and it is a third of the time.
+    /// Makes one by a node that runs. One coordinator needs no agreement between two statements, only at the end.
     pub(super) async fn keyspace(&self) -> Result<String, String> {
         let number = self.keyspaces.count.fetch_add(1, Ordering::Relaxed);
         let name = format!("test{number}");
@@ -92,6 +94,25 @@ impl Inner {
             }
             tokio::time::sleep(LOOK_AGAIN / 5).await;
         }
+    }
+
+    /// Lets a node write its schema to disk if it has not: before it is killed or stopped, else it would forget tables that it
+    /// had learnt since, and their rows (`flush_local_schema_changes` in jvm.options).
+    pub(super) async fn write_schema(self: &Arc<Self>, node: usize) -> Result<(), String> {
+        if !self.nodes[node].is_running() {
+            return Ok(());
+        }
+        let version = self.schema_version(node).await?;
+        if *self.nodes[node].schema_on_disk.lock() == Some(version) {
+            return Ok(());
+        }
+        let inner = Arc::clone(self);
+        let flush = move || inner.nodes[node].nodetool(&["flush", "system_schema"]);
+        tokio::task::spawn_blocking(flush)
+            .await
+            .expect("no panic")?;
+        *self.nodes[node].schema_on_disk.lock() = Some(version);
+        Ok(())
     }
 
     async fn schema_version(&self, node: usize) -> Result<Uuid, String> {

@@ -14,7 +14,7 @@
 mod addresses;
 mod certificates;
 pub mod cql;
-mod folder;
+pub mod folder;
 mod keyspaces;
 mod node;
 mod sight;
@@ -172,18 +172,28 @@ impl Cluster {
     /// drops what it was given, all of them are brought back before anybody else comes.
     pub async fn alone(&self) -> Alone {
         let guard = Arc::clone(&self.inner.peace).write_owned().await;
-        self.inner.well();
-        Alone {
+        let alone = Alone {
             cluster: Cluster {
                 inner: Arc::clone(&self.inner),
             },
             guard: Some(guard),
+        };
+        // Where the last one could not bring them back in time.
+        if self.inner.broken.lock().take().is_some() {
+            alone.heal().await;
         }
+        self.inner.well();
+        alone
     }
 
     /// All nodes, by their index.
     pub fn nodes(&self) -> &[Node] {
         &self.inner.nodes
+    }
+
+    /// Where its data and logs lie.
+    pub fn folder(&self) -> &std::path::Path {
+        self.inner.folder.path()
     }
 
     /// Indices of the nodes of a datacenter.
@@ -262,10 +272,6 @@ pub struct Calm {
     _guard: OwnedRwLockReadGuard<()>,
 }
 
-impl Drop for Calm {
-    fn drop(&mut self) {}
-}
-
 /// The permission to hurt nodes. Dropped, all are brought back, behind the test.
 #[derive(Debug)]
 pub struct Alone {
@@ -282,23 +288,47 @@ impl Deref for Alone {
 }
 
 impl Alone {
-    /// `kill -9`. The others take about 15 seconds to notice ([`Cluster::seen_down`]).
+    /// `kill -9`. The others take about 15 seconds to notice ([`Cluster::seen_down`]). Where the schema was changed since the last time,
+    /// the node writes it to disk before ([`Self::write_schema`]), which takes seconds.
     pub async fn kill(&self, node: usize) {
-        self.hurt(node, Node::kill).await;
+        self.hurt(&[node], Node::kill).await;
     }
 
-    /// SIGSTOP: the node hangs, its connections stay open.
+    /// `kill -9` to all of these, in one moment.
+    pub async fn kill_all(&self, nodes: &[usize]) {
+        self.hurt(nodes, Node::kill).await;
+    }
+
+    /// SIGSTOP: the node hangs, its connections stay open. As with [`Self::kill`], its schema is written first.
     pub async fn stop(&self, node: usize) {
-        self.hurt(node, Node::stop).await;
+        self.hurt(&[node], Node::stop).await;
     }
 
-    async fn hurt(&self, node: usize, how: fn(&Node)) {
-        let inner = Arc::clone(&self.cluster.inner);
+    /// SIGSTOP to all of these, in one moment.
+    pub async fn stop_all(&self, nodes: &[usize]) {
+        self.hurt(nodes, Node::stop).await;
+    }
+
+    /// Lets these nodes write their schema to disk: for a test that wants no wait when it kills one later.
+    pub async fn write_schema(&self, nodes: &[usize]) {
+        for node in nodes {
+            let (inner, node) = (Arc::clone(&self.cluster.inner), *node);
+            aside(async move { inner.write_schema(node).await })
+                .await
+                .unwrap_or_else(|why| panic!("write the schema of node {node}: {why}"));
+        }
+    }
+
+    async fn hurt(&self, nodes: &[usize], how: fn(&Node)) {
+        self.write_schema(nodes).await;
+        let (inner, nodes) = (Arc::clone(&self.cluster.inner), nodes.to_vec());
         // Off the test's thread: its load goes on meanwhile, and is measured.
         let hurt = move || {
             inner.hurt.store(true, Ordering::Relaxed);
             inner.forget_sessions();
-            how(&inner.nodes[node]);
+            for node in nodes {
+                how(&inner.nodes[node]);
+            }
         };
         aside(async { tokio::task::spawn_blocking(hurt).await.expect("no panic") }).await;
     }

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process};
+use uuid::Uuid;
 
 use super::addresses::NATIVE_PORT;
 use super::certificates::Certificates;
@@ -26,6 +27,8 @@ pub struct Node {
     folder: PathBuf,
     software: Software,
     process: Mutex<Process>,
+    /// The schema that it has on disk, by its version.
+    pub(super) schema_on_disk: Mutex<Option<Uuid>>,
 }
 
 /// What its process does.
@@ -68,6 +71,7 @@ impl Node {
             folder,
             software: plan.software.clone(),
             process: Mutex::new(Process::Dead),
+            schema_on_disk: Mutex::default(),
         };
         let conf = node.conf();
         fs::write(conf.join("cassandra.yaml"), node.yaml(plan)?)?;
