@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use async_trait::async_trait;
-use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +32,7 @@ use crate::repair::{Repair, RepairParts};
 use crate::trackers::Trackers;
 use crate::trust::{Auditor, Doubt, NotAccepted};
 use crate::version::{Version, wall_clock};
+use crate::{proxy, repair};
 
 /// Connections to the local tracker for settling and repair, beside those of clients: a tracker has 20 workers
 /// by default, and most of them are for clients.
@@ -238,29 +238,12 @@ impl Vitals for Parts {
         self.journal.writable().err()
     }
 
-    fn repair(&self) -> Value {
-        serde_json::to_value(self.repair.status()).unwrap_or_default()
+    fn repair(&self) -> repair::status::Status {
+        self.repair.status()
     }
 
-    fn proxy(&self) -> Value {
-        let stats = self.proxy.stats();
-        let trackers: Vec<Value> = stats
-            .trackers
-            .iter()
-            .map(|tracker| json!({ "name": tracker.name, "up": tracker.up, "last_error": tracker.last_error }))
-            .collect();
-        json!({
-            "connections": stats.connections,
-            "accepted": stats.accepted,
-            "turned_away": stats.turned_away,
-            "requests": stats.requests,
-            "mutations": stats.mutations,
-            "refused_mutations": stats.refused_mutations,
-            "upstream_in_use": stats.upstream_in_use,
-            "upstream_idle": stats.upstream_idle,
-            "dedicated": stats.dedicated,
-            "trackers": trackers,
-        })
+    fn proxy(&self) -> proxy::Stats {
+        self.proxy.stats()
     }
 
     fn unheard(&self) -> Option<String> {

@@ -4,13 +4,14 @@
 //! | --- | --- |
 //! | `GET /healthz` | 200 while this process answers at all |
 //! | `GET /readyz` | 200 when clients are served and the ledger answers; else 503, and a line that says why |
+//! | `GET /metrics` | the same in figures, for Prometheus; see [`metrics`] |
 //! | `GET /v1/status` | this datacenter: journal, repair, proxy, gaps, whether it is proved in sync |
 //! | `GET /v1/files/{domain}/{key}` | one file: its head, who holds what, where it is due and where it is missing |
 //! | `GET /v1/gaps` | what did not work at once here, most urgent first |
 //! | `POST /v1/doubt/accept` | a person accepts the doubt of this `id`; see [`crate::trust`] |
 //! | `/file/…` | [`bare_fids`] |
 //!
-//! Always true: whatever is asked, the answer is JSON (but for `/healthz` and `/readyz`), and a mistake has a `message` that says
+//! Always true: whatever is asked, the answer is JSON (but for `/healthz`, `/readyz` and `/metrics`), and a mistake has a `message` that says
 //! what was wrong; the status is decided in one place ([`Refusal`]). A body is at most [`MAX_BODY`], the
 //! connections at most [`MAX_CONNECTIONS`]. "In sync" is said only as the [`Vitals`] have proved it.
 //! Never here: changing a file at a tracker. Killed in the middle: nothing is kept here but leases of a minute.
@@ -18,8 +19,10 @@
 pub mod bare_fids;
 mod doubt;
 mod files;
+mod gap_count;
 mod hunt;
 mod listener;
+mod metrics;
 mod ready;
 mod refusal;
 mod status;
@@ -43,6 +46,7 @@ use crate::ledger::{Ledger, LedgerError};
 use crate::placement::Placements;
 use crate::trust::{Doubt, NotAccepted};
 use crate::version::{Clock, Version};
+use crate::{proxy, repair};
 
 pub use refusal::Refusal;
 
@@ -80,10 +84,10 @@ pub trait Vitals: Send + Sync + 'static {
     fn debts(&self) -> (Debts, Paying);
     /// Why mutations are refused at the moment, if they are.
     fn refusing(&self) -> Option<Refused>;
-    /// Repair's workers; an object.
-    fn repair(&self) -> serde_json::Value;
-    /// The proxy's counts; an object.
-    fn proxy(&self) -> serde_json::Value;
+    /// What repair's workers are doing.
+    fn repair(&self) -> repair::status::Status;
+    /// The proxy's counts.
+    fn proxy(&self) -> proxy::Stats;
     /// What is proved.
     fn proof(&self) -> Proof;
     /// Why the ledger did not hear this node the last time that it spoke, or has not heard it yet.
@@ -107,6 +111,7 @@ pub struct Proof {
 struct Api {
     context: Context,
     hunts: hunt::Hunts,
+    gap_count: gap_count::GapCount,
     /// `/file/new` looks before it writes: one at a time.
     inserting: tokio::sync::Mutex<()>,
 }
@@ -118,6 +123,7 @@ pub fn router(context: Context) -> Router {
     let api = Arc::new(Api {
         context,
         hunts: hunt::Hunts::default(),
+        gap_count: gap_count::GapCount::default(),
         inserting: tokio::sync::Mutex::default(),
     });
     let first_version = Router::new()
@@ -132,6 +138,7 @@ pub fn router(context: Context) -> Router {
     Router::new()
         .route("/healthz", get("ok\n"))
         .route("/readyz", get(ready::ready))
+        .route("/metrics", get(metrics::metrics))
         .route("/v1/status", get(status::status))
         .route("/v1/doubt/accept", post(doubt::accept))
         .route("/v1/files/{domain}/{*key}", get(files::file))
@@ -144,7 +151,7 @@ pub fn router(context: Context) -> Router {
 
 async fn no_such_path(request: Request) -> Refusal {
     Refusal::NotFound(format!(
-        "nothing is at {}; try /v1/status, /v1/files/DOMAIN/KEY, /v1/gaps, /healthz or /readyz",
+        "nothing is at {}; try /v1/status, /v1/files/DOMAIN/KEY, /v1/gaps, /metrics, /healthz or /readyz",
         request.uri().path()
     ))
 }

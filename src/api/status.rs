@@ -9,10 +9,11 @@ use crate::version::wall_clock;
 
 pub(super) async fn status(State(api): Shared) -> Json<Value> {
     let context = &api.context;
+    // Before the gaps: what is proved by now is done, or will be among them.
+    let proof = context.vitals.proof();
     let counting = context.ledger.count_gaps(&context.datacenter);
     let counted = api.ask("count the gaps", counting).await;
     let depth = context.vitals.journal();
-    let proof = context.vitals.proof();
     let age = depth
         .oldest
         .map(|oldest| (wall_clock().seconds() - oldest.seconds()).max(0.0));

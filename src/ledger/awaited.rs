@@ -14,8 +14,8 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::{
-    Change, Cursor, Datacenter, DatacenterRecord, FileName, FileRecord, FileWrite, Gap, Ledger,
-    LedgerError, NodeRecord, Page, Placement, StreamId, Strength, TokenRange, Version,
+    Change, ClusterNode, Cursor, Datacenter, DatacenterRecord, FileName, FileRecord, FileWrite,
+    Gap, Ledger, LedgerError, NodeRecord, Page, Placement, StreamId, Strength, TokenRange, Version,
 };
 
 /// How long a start waits for the ledger. Whoever is alive opens in a few milliseconds.
@@ -150,8 +150,8 @@ macro_rules! passed_on {
                 self.there.get().is_none_or(|ledger| ledger.owes())
             }
 
-            fn unreachable(&self) -> Vec<String> {
-                self.there.get().map(|ledger| ledger.unreachable()).unwrap_or_default()
+            fn cluster(&self) -> Vec<ClusterNode> {
+                self.there.get().map(|ledger| ledger.cluster()).unwrap_or_default()
             }
 
             fn describe(&self) -> String {

@@ -396,6 +396,24 @@ pub struct Cursor {
     pub updated: Version,
 }
 
+/// A node of the cluster that is the ledger: one of Cassandra's, not of ours.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ClusterNode {
+    /// Where it is.
+    pub address: String,
+    /// The datacenter that the cluster counts it to, which need not have the name of one of ours.
+    pub datacenter: Option<String>,
+    /// Whether it is reached from here.
+    pub reached: bool,
+}
+
+impl std::fmt::Display for ClusterNode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let datacenter = self.datacenter.as_deref().unwrap_or("no datacenter");
+        write!(f, "{} ({datacenter})", self.address)
+    }
+}
+
 /// The ledger. Every call may be repeated; none waits without limit.
 ///
 /// Each `set_` keeps the later of what is there and what comes, as a whole, by [`Cell`](crate::file::Cell); so does
@@ -494,9 +512,14 @@ pub trait Ledger: Send + Sync + 'static {
     fn owes(&self) -> bool {
         false
     }
-    /// The nodes of the ledger that cannot be reached from here, each with its datacenter, as far as is known.
-    fn unreachable(&self) -> Vec<String> {
+    /// The nodes that the ledger itself consists of, as far as is known; none of one that is in one piece, or not open yet.
+    fn cluster(&self) -> Vec<ClusterNode> {
         Vec::new()
+    }
+    /// Those of them that cannot be reached from here, each with its datacenter, for people.
+    fn unreachable(&self) -> Vec<String> {
+        let away = self.cluster().into_iter().filter(|node| !node.reached);
+        away.map(|node| node.to_string()).collect()
     }
     /// A line for `status`: which ledger this is.
     fn describe(&self) -> String;

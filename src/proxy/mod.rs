@@ -28,6 +28,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
+use serde::Serialize;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::LocalOptions;
 use tokio::sync::{oneshot, watch};
@@ -83,7 +84,7 @@ pub enum Drained {
 }
 
 /// Figures of a running proxy.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct Stats {
     /// Clients now.
     pub connections: usize,
@@ -108,7 +109,7 @@ pub struct Stats {
 }
 
 /// What is known of one tracker.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct TrackerStats {
     /// As configured.
     pub name: String,

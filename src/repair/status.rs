@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use crate::version::{Version, wall_clock};
 
 /// All of repair, at one moment.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Status {
     /// One entry a worker.
     pub workers: Vec<WorkerStatus>,
@@ -44,8 +44,7 @@ pub struct WorkerStatus {
 }
 
 /// What a worker is doing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum State {
     /// There is work.
     Running,
@@ -58,6 +57,34 @@ pub enum State {
     WaitingForLedger,
     /// Ledger and journal disagree; it goes on when a person has said what is true.
     Stopped,
+}
+
+impl State {
+    /// All there are.
+    pub const ALL: [State; 5] = [
+        State::Running,
+        State::Idle,
+        State::Paused,
+        State::WaitingForLedger,
+        State::Stopped,
+    ];
+
+    /// Its word, the same wherever it is told.
+    pub fn word(self) -> &'static str {
+        match self {
+            State::Running => "running",
+            State::Idle => "idle",
+            State::Paused => "paused",
+            State::WaitingForLedger => "waiting_for_ledger",
+            State::Stopped => "stopped",
+        }
+    }
+}
+
+impl Serialize for State {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.word())
+    }
 }
 
 /// The last thing that failed.

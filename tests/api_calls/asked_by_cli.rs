@@ -9,6 +9,7 @@ use phylactery::file::FileName;
 use phylactery::journal::Debts;
 use phylactery::journal::debt::{LastError, Paying, SetAside};
 use phylactery::ledger::{Expected, Gap};
+use phylactery::repair::status::{Progress, ScanProgress, State, WorkerStatus};
 use phylactery::trust::{Doubt, Why};
 use phylactery::version::Version;
 use serde_json::Value;
@@ -76,10 +77,11 @@ async fn an_unknown_file_is_a_failure() {
 #[tokio::test]
 async fn status_and_gaps_are_shown() {
     let site = site().await;
+    site.said.4.lock().0.files_copied = 1234;
     let text = told(&site, &[b"status"]).await;
     assert!(text.contains("in sync     not proved yet"), "{text}");
     assert!(text.contains("journal     empty"), "{text}");
-    assert!(text.contains("copied 1,234"), "{text}");
+    assert!(text.contains("files copied 1,234"), "{text}");
     assert!(told(&site, &[b"gaps"]).await.contains("no gaps in ma01"));
 
     let gap = Gap {
@@ -156,6 +158,34 @@ async fn debts_are_shown_when_there_are_some_within_80_columns() {
         text.contains("  debts       all changes since 2027"),
         "{text}"
     );
+}
+
+#[tokio::test]
+async fn a_scan_tells_how_fast_it_is_and_how_long_it_takes_within_80_columns() {
+    let site = site().await;
+    let scan = |done| WorkerStatus {
+        name: "scan",
+        state: State::Running,
+        done,
+        failed: 0,
+        last_error: None,
+        progress: Progress::Scan(ScanProgress {
+            percent: 12.4,
+            began: Some(Version(1)),
+            files_per_second: Some(3400.2),
+            seconds_left: Some(110.0),
+            ..ScanProgress::default()
+        }),
+    };
+    site.said.4.lock().0.workers = vec![scan(9)];
+    let text = told(&site, &[b"status"]).await;
+    let line = "scan running, 9 done, 0 failed, at 12 %, 3,400 files/s, 2 min left\n";
+    assert!(text.contains(line), "{text}");
+    site.said.4.lock().0.workers = vec![scan(9_000_000_000)];
+    let text = told(&site, &[b"status"]).await;
+    let lines = "scan running, 9,000,000,000 done, 0 failed\n                \
+                 at 12 %, 3,400 files/s, 2 min left\n";
+    assert!(text.contains(lines), "{text}");
 }
 
 #[tokio::test]

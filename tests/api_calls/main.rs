@@ -4,6 +4,7 @@
 
 mod asked_by_cli;
 mod bare_fids;
+mod metrics;
 mod support;
 mod unavailable;
 mod v1;

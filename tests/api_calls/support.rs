@@ -16,9 +16,11 @@ use phylactery::journal::debt::Paying;
 use phylactery::journal::{Debts, Depth, Refused};
 use phylactery::ledger::embedded::EmbeddedLedger;
 use phylactery::ledger::{DatacenterRecord, FileRecord, FileWrite, Ledger, Strength};
+use phylactery::proxy::Stats;
+use phylactery::repair::status::Status;
 use phylactery::trust::{Doubt, NotAccepted};
 use phylactery::version::{Clock, Version};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +31,7 @@ pub struct Said(
     pub Mutex<(Debts, Paying)>,
     pub Mutex<Option<Arc<Doubt>>>,
     pub Mutex<Option<String>>,
+    pub Mutex<(Status, Stats)>,
 );
 
 #[async_trait]
@@ -42,11 +45,11 @@ impl Vitals for Said {
     fn refusing(&self) -> Option<Refused> {
         self.0.lock().1.clone()
     }
-    fn repair(&self) -> Value {
-        json!({ "enabled": true, "copied": 1234 })
+    fn repair(&self) -> Status {
+        self.4.lock().0.clone()
     }
-    fn proxy(&self) -> Value {
-        json!({ "clients": 7 })
+    fn proxy(&self) -> Stats {
+        self.4.lock().1.clone()
     }
     fn proof(&self) -> Proof {
         self.0.lock().2

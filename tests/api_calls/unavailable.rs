@@ -1,12 +1,12 @@
-//! A ledger that is not available, whatever is asked.
+//! A ledger that is not available, whatever is asked; some nodes of its cluster are reached all the same.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 use phylactery::file::{Datacenter, FileName};
 use phylactery::ledger::{
-    Change, Cursor, DatacenterRecord, FileRecord, FileWrite, Gap, Ledger, LedgerError, NodeRecord,
-    Page, Placement, StreamId, Strength, TokenRange,
+    Change, ClusterNode, Cursor, DatacenterRecord, FileRecord, FileWrite, Gap, Ledger, LedgerError,
+    NodeRecord, Page, Placement, StreamId, Strength, TokenRange,
 };
 use phylactery::version::Version;
 
@@ -88,6 +88,20 @@ impl Ledger for Unavailable {
     }
     async fn cursor(&self, _: &Datacenter, _: &str) -> Result<Option<Cursor>, LedgerError> {
         no()
+    }
+    fn cluster(&self) -> Vec<ClusterNode> {
+        let nodes = [
+            ("10.1.0.31:9042", Some("ma01"), true),
+            ("10.2.0.31:9042", Some("tx01"), true),
+            ("10.2.0.32:9042", Some("tx01"), false),
+        ];
+        nodes
+            .map(|(address, datacenter, reached)| ClusterNode {
+                address: address.to_owned(),
+                datacenter: datacenter.map(str::to_owned),
+                reached,
+            })
+            .to_vec()
     }
     fn describe(&self) -> String {
         "a ledger that is not there".to_owned()

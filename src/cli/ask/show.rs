@@ -164,7 +164,7 @@ fn part(name: &str, said: &Value) {
     let mut line = |text: String| row(std::mem::take(&mut name), text);
     let list = |of: &'static str| said[of].as_array().into_iter().flatten();
     for worker in list("workers") {
-        line(describe_worker(worker));
+        describe_worker(worker).into_iter().for_each(&mut line);
         if let Some(trouble) = trouble_of(worker) {
             line(format!("  {trouble}"));
         }
@@ -206,7 +206,8 @@ fn part(name: &str, said: &Value) {
     }
 }
 
-fn describe_worker(worker: &Value) -> String {
+/// One line, or two where one would be too long.
+fn describe_worker(worker: &Value) -> Vec<String> {
     let figure = |key: &str| worker[key].as_u64().map(grouped).unwrap_or_default();
     let mut said = format!(
         "{} {}, {} done, {} failed",
@@ -221,13 +222,47 @@ fn describe_worker(worker: &Value) -> String {
     if behind > 0 {
         said.push_str(&format!(", {} changes behind", waiting(grouped(behind))));
     }
-    if let (Some(percent), true) = (
-        progress["scan"]["percent"].as_f64(),
-        progress["scan"]["began"].is_number(),
-    ) {
-        said.push_str(&format!(", at {percent:.0} %"));
+    let Some(scan) = describe_scan(&progress["scan"]) else {
+        return vec![said];
+    };
+    let width = anstream::adapter::strip_str(&said).to_string().len() + 2 + scan.len();
+    if width > FIGURES {
+        return vec![said, format!("  {scan}")];
     }
-    said
+    vec![format!("{said}, {scan}")]
+}
+
+/// How far the scan is, how fast, and how long the rest takes. An older API tells neither speed nor rest, and at the
+/// beginning nobody knows them.
+fn describe_scan(scan: &Value) -> Option<String> {
+    // Not 100 before it has ended.
+    let percent = scan["percent"].as_f64()?.floor();
+    if !scan["began"].is_number() {
+        return None;
+    }
+    let mut said = format!("at {percent:.0} %");
+    if let Some(rate) = scan["files_per_second"].as_f64() {
+        let rate = match rate {
+            slow if slow < 10.0 => format!("{slow:.1}"),
+            fast => grouped(fast.round() as u64),
+        };
+        said.push_str(&format!(", {rate} files/s"));
+    }
+    if let Some(left) = scan["seconds_left"].as_f64() {
+        said.push_str(&format!(", {} left", about(left)));
+    }
+    Some(said)
+}
+
+/// A time that lies ahead, in one unit of which there are few, rounded up.
+fn about(seconds: f64) -> String {
+    let (unit, of) = match seconds {
+        s if s <= 90.0 => ("s", 1.0),
+        s if s <= 90.0 * 60.0 => ("min", 60.0),
+        s if s <= 48.0 * 3600.0 => ("h", 3600.0),
+        _ => ("days", 86_400.0),
+    };
+    format!("{} {unit}", grouped((seconds / of).ceil() as u64))
 }
 
 /// The last thing that failed, with its time: it may be over long ago.
@@ -351,4 +386,51 @@ fn text(value: &Value) -> String {
 fn time(version: &Value) -> String {
     let version = crate::version::Version(version.as_i64().unwrap_or_default());
     crate::api::rfc3339(version)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_time_left_is_told_in_one_unit() {
+        let cases = [
+            (0.0, "0 s"),
+            (12.2, "13 s"),
+            (90.0, "90 s"),
+            (91.0, "2 min"),
+            (5_400.0, "90 min"),
+            (5_401.0, "2 h"),
+            (172_801.0, "3 days"),
+            (1e9, "11,575 days"),
+        ];
+        for (seconds, told) in cases {
+            assert_eq!(about(seconds), told, "{seconds}");
+        }
+    }
+
+    #[test]
+    fn a_scan_tells_what_is_known_of_it() {
+        let cases = [
+            (json!({}), None),
+            (json!({ "percent": 100.0, "began": null }), None),
+            (
+                json!({ "percent": 12.7, "began": 5, "files_per_second": null }),
+                Some("at 12 %"),
+            ),
+            (
+                json!({ "percent": 99.9, "began": 5, "files_per_second": 0.44, "seconds_left": 61.0 }),
+                Some("at 99 %, 0.4 files/s, 61 s left"),
+            ),
+            (
+                json!({ "percent": 12.0, "began": 5, "files_per_second": 3400.2, "seconds_left": 119.0 }),
+                Some("at 12 %, 3,400 files/s, 2 min left"),
+            ),
+        ];
+        for (scan, told) in cases {
+            assert_eq!(describe_scan(&scan).as_deref(), told, "{scan}");
+        }
+    }
 }

@@ -30,8 +30,8 @@ use self::values::{
     RevisionValue, Wrong,
 };
 use super::{
-    CHANGES_IN_A_BLOCK, Change, Cursor, DatacenterRecord, FileRecord, FileWrite, Gap, Ledger,
-    LedgerError, NodeRecord, Page, Placement, StreamId, Strength, TokenRange, Unreadable,
+    CHANGES_IN_A_BLOCK, Change, ClusterNode, Cursor, DatacenterRecord, FileRecord, FileWrite, Gap,
+    Ledger, LedgerError, NodeRecord, Page, Placement, StreamId, Strength, TokenRange, Unreadable,
 };
 use crate::config::{CassandraConfig, WriteConsistency};
 use crate::file::{Cell, Datacenter, FileName};
@@ -679,15 +679,16 @@ impl Ledger for CassandraLedger {
         self.config.write_consistency != WriteConsistency::LocalQuorum
     }
 
-    fn unreachable(&self) -> Vec<String> {
+    fn cluster(&self) -> Vec<ClusterNode> {
         let state = self.session.get_cluster_state();
-        let away = state.get_nodes_info().iter();
-        let away = away.filter(|node| !node.is_connected());
-        away.map(|node| {
-            let datacenter = node.datacenter.as_deref().unwrap_or("no datacenter");
-            format!("{} ({datacenter})", node.address)
-        })
-        .collect()
+        let nodes = state.get_nodes_info().iter();
+        nodes
+            .map(|node| ClusterNode {
+                address: node.address.to_string(),
+                datacenter: node.datacenter.clone(),
+                reached: node.is_connected(),
+            })
+            .collect()
     }
 
     fn describe(&self) -> String {
