@@ -27,7 +27,7 @@ async fn nothing_acknowledged_is_lost_however_the_process_dies() {
         tx01: 2,
         rest: Duration::ZERO,
     };
-    let load = Load::start(&cluster, seed, clients).await;
+    let mut load = Load::start(&cluster, seed, clients).await;
 
     for round in 0..rounds {
         // So many more mutations, and then at once: wherever the others are just then.

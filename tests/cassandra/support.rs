@@ -41,13 +41,18 @@ pub async fn ledger(cluster: &Cluster, datacenter: &str, keyspace: &str) -> Cass
 }
 
 /// A seed, printed; `PHYLACTERY_SEED` repeats a run.
-pub fn chance() -> StdRng {
+pub fn seed() -> u64 {
     let seed = std::env::var("PHYLACTERY_SEED")
         .ok()
         .and_then(|seed| seed.parse().ok())
         .unwrap_or_else(rand::random::<u64>);
     println!("PHYLACTERY_SEED={seed}");
-    StdRng::seed_from_u64(seed)
+    seed
+}
+
+/// What is random in a test, by such a seed.
+pub fn chance() -> StdRng {
+    StdRng::seed_from_u64(seed())
 }
 
 pub fn file(key: &str) -> FileName {

@@ -100,6 +100,12 @@ impl Load {
         self.clients.spawn(worker.run(self.stop.clone()));
     }
 
+    /// Writes down a file that the test has stored by itself.
+    pub fn note(&self, key: &str, bytes: &[u8]) {
+        let expected = Expected::certain(Some(bytes.to_vec()), "default");
+        self.told.book.lock().insert(key.to_owned(), expected);
+    }
+
     /// From now on clients rest for so long after each answer.
     pub fn rest(&self, rest: Duration) {
         let micros = rest.as_micros().try_into().expect("less than an hour");
@@ -146,7 +152,7 @@ impl Load {
     }
 
     /// Lets every client end what it is doing.
-    pub async fn stop(mut self) -> Book {
+    pub async fn stop(&mut self) -> Book {
         self.stop.cancel();
         while let Some(client) = self.clients.join_next().await {
             client.expect("no client panics");
