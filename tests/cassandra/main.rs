@@ -10,6 +10,7 @@ mod cluster_itself;
 mod drills;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod sites;
 mod suite;
 mod support;
 mod ties;

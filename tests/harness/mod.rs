@@ -13,7 +13,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use mogilefs_protocol::client::{
     Client, ClientError, CreateClose, CreateOpen, GetPaths, ListKeys, Timeouts,
@@ -644,6 +644,40 @@ impl Cluster {
             }
         }
         Ok(())
+    }
+
+    /// Waits until both sites say by themselves that all is well, as of a moment after this call: in sync, journals empty, no
+    /// gaps, everything on all copies of the ledger.
+    pub async fn is_well(&self) {
+        let patience = 3 * PATIENCE;
+        let now = SystemTime::now();
+        let each = async |is_so: &dyn Fn(&serde_json::Value) -> bool| {
+            for site in [&self.ma01, &self.tx01] {
+                let status = site.get("/v1/status").await?;
+                if !is_so(&status) {
+                    return Err(format!("{}: {status:#}", site.name));
+                }
+            }
+            Ok(())
+        };
+        until_within(patience, "both are in sync", async || {
+            each(&|status| {
+                let proved = status["proved_at"].as_str();
+                let proved = proved.and_then(|at| humantime::parse_rfc3339(at).ok());
+                status["in_sync"] == true && proved.is_some_and(|at| at > now)
+            })
+            .await
+        })
+        .await;
+        until_within(patience, "all copies have everything", async || {
+            each(&|status| {
+                let whole = &status["ledger"]["not_yet_whole"];
+                let owed = whole["count"] != 0 || !whole["asserting_since"].is_null();
+                status["journal"]["depth"] == 0 && status["gaps"] == 0 && !owed
+            })
+            .await
+        })
+        .await;
     }
 
     /// After [`Self::settled`]: both trackers hold the same files, byte for byte, and these are what the ledger says.
