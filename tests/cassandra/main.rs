@@ -7,6 +7,10 @@
 #[path = "../cassandra_cluster/mod.rs"]
 mod cluster;
 mod cluster_itself;
+mod drills;
+#[path = "../harness/mod.rs"]
+mod harness;
+mod sites;
 mod suite;
 mod support;
 mod ties;

@@ -14,6 +14,7 @@ use rand::rngs::StdRng;
 use rand::{SeedableRng, seq::IndexedRandom};
 
 use crate::cluster::Cluster;
+use crate::harness::{self, LedgerAt, Site, until};
 
 /// The configuration of a ledger through one datacenter of the cluster.
 pub fn config(cluster: &Cluster, datacenter: &str, keyspace: &str) -> CassandraConfig {
@@ -40,14 +41,43 @@ pub async fn ledger(cluster: &Cluster, datacenter: &str, keyspace: &str) -> Cass
         .expect("the ledger opens")
 }
 
+/// Two sites whose ledger is a keyspace of the cluster, each by its own nodes; it is open to both.
+pub async fn sites(cluster: &Cluster, keyspace: &str) -> harness::Cluster {
+    let of = |datacenter| config(cluster, datacenter, keyspace);
+    let ledger_at = LedgerAt::Cassandra(vec![of("ma01"), of("tx01")]);
+    let home = tempfile::tempdir().expect("a folder");
+    let mut sites = harness::Cluster::prepare_on(home, ledger_at, "").await;
+    for site in sites.sites() {
+        site.start_node().await;
+    }
+    for site in sites.sites() {
+        is_ready(site).await;
+    }
+    sites
+}
+
+/// Waits until a site has its ledger.
+pub async fn is_ready(site: &Site) {
+    until("the ledger is open", async || match site.ready().await? {
+        (true, _) => Ok(()),
+        (false, why) => Err(why),
+    })
+    .await;
+}
+
 /// A seed, printed; `PHYLACTERY_SEED` repeats a run.
-pub fn chance() -> StdRng {
+pub fn seed() -> u64 {
     let seed = std::env::var("PHYLACTERY_SEED")
         .ok()
         .and_then(|seed| seed.parse().ok())
         .unwrap_or_else(rand::random::<u64>);
     println!("PHYLACTERY_SEED={seed}");
-    StdRng::seed_from_u64(seed)
+    seed
+}
+
+/// What is random in a test, by such a seed.
+pub fn chance() -> StdRng {
+    StdRng::seed_from_u64(seed())
 }
 
 pub fn file(key: &str) -> FileName {

@@ -5,13 +5,15 @@
 
 #![allow(dead_code, reason = "each test uses a part of the harness")]
 
+pub mod load;
+
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use mogilefs_protocol::client::{
     Client, ClientError, CreateClose, CreateOpen, GetPaths, ListKeys, Timeouts,
@@ -21,6 +23,7 @@ use phylactery::file::{Datacenter, FileName};
 use phylactery::ledger::cassandra::CassandraLedger;
 use phylactery::ledger::embedded::EmbeddedLedger;
 use phylactery::ledger::{FileRecord, Ledger, Page, Strength, TokenRange};
+use tokio::sync::OnceCell;
 
 /// How long a condition may take to come true. Generous: it is only used up by a failure.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -148,13 +151,22 @@ pub fn free_ports<const N: usize>() -> [u16; N] {
 }
 
 /// Waits until `probe` says yes; else panics with the last thing it said.
-pub async fn until<T>(what: &str, mut probe: impl AsyncFnMut() -> Result<T, String>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+pub async fn until<T>(what: &str, probe: impl AsyncFnMut() -> Result<T, String>) -> T {
+    until_within(PATIENCE, what, probe).await
+}
+
+/// As [`until`], for what may take long.
+pub async fn until_within<T>(
+    patience: Duration,
+    what: &str,
+    mut probe: impl AsyncFnMut() -> Result<T, String>,
+) -> T {
+    let deadline = Instant::now() + patience;
     loop {
         match probe().await {
             Ok(value) => return value,
             Err(last) if Instant::now() >= deadline => {
-                panic!("{what}: not within {PATIENCE:?}; last: {last}")
+                panic!("{what}: not within {patience:?}; last: {last}")
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
@@ -364,6 +376,8 @@ async fn get(url: &str) -> Result<Vec<u8>, String> {
 pub struct Mogile {
     client: Client,
     http: reqwest::Client,
+    /// How long the last create_close took.
+    pub closing: Duration,
 }
 
 impl Mogile {
@@ -375,6 +389,7 @@ impl Mogile {
         Ok(Mogile {
             client: Client::connect(address, timeouts).await?,
             http: reqwest::Client::new(),
+            closing: Duration::ZERO,
         })
     }
 
@@ -421,7 +436,10 @@ impl Mogile {
             size: Some(bytes.len() as u64),
             ..Default::default()
         };
-        self.client.create_close(&close).await.map_err(Failed::of)?;
+        let asked = Instant::now();
+        let closed = self.client.create_close(&close).await;
+        self.closing = asked.elapsed();
+        closed.map_err(Failed::of)?;
         Ok(opened.fid)
     }
 
@@ -527,6 +545,8 @@ pub struct Cluster {
     pub tx01: Site,
     pub ledger_at: LedgerAt,
     home: tempfile::TempDir,
+    /// A session with a cluster takes its time, and lives long.
+    looking: OnceCell<Arc<dyn Ledger>>,
 }
 
 impl Cluster {
@@ -552,6 +572,7 @@ impl Cluster {
             tx01: Site::new("tx01", home.path(), &ledger_at, more),
             ledger_at,
             home,
+            looking: OnceCell::new(),
         };
         cluster.ma01.start_tracker().await;
         cluster.tx01.start_tracker().await;
@@ -584,8 +605,11 @@ impl Cluster {
                 Arc::new(EmbeddedLedger::open(path).expect("the ledger opens"))
             }
             LedgerAt::Cassandra(all) => {
-                let opening = CassandraLedger::open(&all[0]).await;
-                Arc::new(opening.expect("the ledger opens"))
+                let opening = self.looking.get_or_init(async || {
+                    let opening = CassandraLedger::open(&all[0]).await;
+                    Arc::new(opening.expect("the ledger opens")) as Arc<dyn Ledger>
+                });
+                Arc::clone(opening.await)
             }
         }
     }
@@ -620,6 +644,40 @@ impl Cluster {
             }
         }
         Ok(())
+    }
+
+    /// Waits until both sites say by themselves that all is well, as of a moment after this call: in sync, journals empty, no
+    /// gaps, everything on all copies of the ledger.
+    pub async fn is_well(&self) {
+        let patience = 3 * PATIENCE;
+        let now = SystemTime::now();
+        let each = async |is_so: &dyn Fn(&serde_json::Value) -> bool| {
+            for site in [&self.ma01, &self.tx01] {
+                let status = site.get("/v1/status").await?;
+                if !is_so(&status) {
+                    return Err(format!("{}: {status:#}", site.name));
+                }
+            }
+            Ok(())
+        };
+        until_within(patience, "both are in sync", async || {
+            each(&|status| {
+                let proved = status["proved_at"].as_str();
+                let proved = proved.and_then(|at| humantime::parse_rfc3339(at).ok());
+                status["in_sync"] == true && proved.is_some_and(|at| at > now)
+            })
+            .await
+        })
+        .await;
+        until_within(patience, "all copies have everything", async || {
+            each(&|status| {
+                let whole = &status["ledger"]["not_yet_whole"];
+                let owed = whole["count"] != 0 || !whole["asserting_since"].is_null();
+                status["journal"]["depth"] == 0 && status["gaps"] == 0 && !owed
+            })
+            .await
+        })
+        .await;
     }
 
     /// After [`Self::settled`]: both trackers hold the same files, byte for byte, and these are what the ledger says.
