@@ -4,8 +4,8 @@
 //! | --- | --- |
 //! | `GET /healthz` | 200 while this process answers at all |
 //! | `GET /readyz` | 200 when clients are served and the ledger answers; else 503, and a line that says why |
-//! | `GET /metrics` | the same in figures, for Prometheus; see [`metrics`] |
 //! | `GET /v1/status` | this datacenter: journal, repair, proxy, gaps, whether it is proved in sync |
+//! | `GET /metrics` | the same in figures, for Prometheus; see `metrics` |
 //! | `GET /v1/files/{domain}/{key}` | one file: its head, who holds what, where it is due and where it is missing |
 //! | `GET /v1/gaps` | what did not work at once here, most urgent first |
 //! | `POST /v1/doubt/accept` | a person accepts the doubt of this `id`; see [`crate::trust`] |
@@ -14,7 +14,7 @@
 //! Always true: whatever is asked, the answer is JSON (but for `/healthz`, `/readyz` and `/metrics`), and a mistake has a `message` that says
 //! what was wrong; the status is decided in one place ([`Refusal`]). A body is at most [`MAX_BODY`], the
 //! connections at most [`MAX_CONNECTIONS`]. "In sync" is said only as the [`Vitals`] have proved it.
-//! Never here: changing a file at a tracker. Killed in the middle: nothing is kept here but leases of a minute.
+//! Never here: changing a file at a tracker. Killed in the middle: nothing is kept here but leases of a minute, and a count that is made anew.
 
 pub mod bare_fids;
 mod doubt;
