@@ -1,5 +1,7 @@
 //! A kill between any two steps of a mutation or of a copy: all named failpoints, each at several hits, in turn.
 
+#![allow(clippy::large_futures, reason = "a test has one of each")]
+
 mod harness;
 
 use std::time::Duration;

@@ -3,6 +3,7 @@
 //! `PHYLACTERY_SEED` repeats what was left to chance. Tests that hurt nodes run alone; the others side by side.
 
 #![allow(clippy::unwrap_used, reason = "what panics in a test has failed it")]
+#![allow(clippy::large_futures, reason = "a test has one of each")]
 
 #[path = "../cassandra_cluster/mod.rs"]
 mod cluster;
