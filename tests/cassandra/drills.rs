@@ -22,10 +22,13 @@ use crate::support::{seed, sites};
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// Mutations of a healthy stretch, before anything is hurt.
-const HEALTHY: u64 = 200;
+const HEALTHY: u64 = 150;
 
-/// How long clients rest, where it does not matter how many mutations there are.
-const REST: Duration = Duration::from_millis(40);
+/// How long clients rest after each answer, where it does not matter how many mutations there are.
+const REST: Duration = Duration::from_millis(100);
+
+/// And while nodes start, which need the machine for themselves.
+const LONG_REST: Duration = Duration::from_secs(1);
 
 /// A cluster that is hurt, two sites on it, and their clients.
 struct Drill {
@@ -86,6 +89,14 @@ impl Drill {
         .await;
     }
 
+    /// Brings nodes back, the load going on.
+    async fn bring_back(&self, nodes: &[usize]) {
+        self.load.rest(LONG_REST);
+        self.nodes.launch(nodes);
+        self.nodes.wait_for(nodes).await;
+        self.load.rest(REST);
+    }
+
     /// What waits in a site's journal.
     async fn waiting(&mut self, site: Which) -> u64 {
         let status = site(&mut self.sites).get("/v1/status").await;
@@ -128,10 +139,7 @@ async fn drill(name: &str, hurt: impl AsyncFnOnce(&mut Drill)) {
 
     let all: Vec<usize> = (0..drill.nodes.nodes().len()).collect();
     let back = Instant::now();
-    // Fewer mutations while nodes need the machine for themselves.
-    drill.load.rest(8 * REST);
-    drill.nodes.launch(&all);
-    drill.nodes.wait_for(&all).await;
+    drill.bring_back(&all).await;
     drill.load.more(50).await;
     println!("    nodes are back after {:.1?}", back.elapsed());
     let whole = drill.load.since(0);
@@ -281,7 +289,7 @@ async fn nodes_are_killed_one_after_another() {
             if next == 2 {
                 drill.kill_ours(TX01).await;
             }
-            drill.nodes.start(next - 1).await;
+            drill.bring_back(&[next - 1]).await;
             drill.nodes.kill(next).await;
         }
         drill.load.more(50).await;

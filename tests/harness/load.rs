@@ -51,6 +51,12 @@ struct Told {
     rest_micros: AtomicU64,
 }
 
+impl Told {
+    fn rest(&self) -> Duration {
+        Duration::from_micros(self.rest_micros.load(Ordering::Relaxed))
+    }
+}
+
 impl Load {
     /// Starts it on two running sites. Clients of tx01 need the domain there; what repair makes by itself is tested elsewhere.
     pub async fn start(cluster: &Cluster, seed: u64, clients: Clients) -> Load {
@@ -82,8 +88,13 @@ impl Load {
             load.add(site, n);
         }
         for (n, site) in [(1, &cluster.ma01), (2, &cluster.tx01)] {
-            let (name, stop) = (site.name.to_string(), load.stop.clone());
-            load.clients.spawn(rival(name, site.proxy, seed ^ n, stop));
+            let rival = Rival {
+                name: site.name.to_string(),
+                proxy: site.proxy,
+                random: StdRng::seed_from_u64(seed ^ n),
+                told: Arc::clone(&load.told),
+            };
+            load.clients.spawn(rival.run(load.stop.clone()));
         }
         load
     }
@@ -291,9 +302,9 @@ impl Worker {
             if !self.step(mogile).await {
                 client = None;
             }
-            let rest = self.told.rest_micros.load(Ordering::Relaxed);
-            if rest > 0 {
-                tokio::time::sleep(Duration::from_micros(rest)).await;
+            let rest = self.told.rest();
+            if !rest.is_zero() {
+                tokio::time::sleep(rest).await;
             }
         }
     }
@@ -478,44 +489,59 @@ impl Worker {
 }
 
 /// Both datacenters write the same few keys: who wins is nobody's business here, but both must agree.
-async fn rival(name: String, proxy: SocketAddr, seed: u64, stop: CancellationToken) {
-    let mut random = StdRng::seed_from_u64(seed);
-    let mut client = None;
-    let mut made = 0;
-    while !stop.is_cancelled() {
-        let Some(mogile) = client.as_mut() else {
-            client = Mogile::connect(proxy).await.ok();
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            continue;
-        };
-        made += 1;
-        let key = format!("rivals/{}", random.random_range(0..4));
-        let other = format!("rivals/{}", random.random_range(0..4));
-        let result = match random.random_range(0..6) {
-            0 => mogile.delete(DOMAIN, key.as_bytes()).await,
-            1 if key != other => {
-                mogile
-                    .rename(DOMAIN, key.as_bytes(), other.as_bytes())
+struct Rival {
+    name: String,
+    proxy: SocketAddr,
+    random: StdRng,
+    told: Arc<Told>,
+}
+
+impl Rival {
+    async fn run(self, stop: CancellationToken) {
+        let Rival {
+            name,
+            proxy,
+            mut random,
+            told,
+        } = self;
+        let mut client = None;
+        let mut made = 0;
+        while !stop.is_cancelled() {
+            let Some(mogile) = client.as_mut() else {
+                client = Mogile::connect(proxy).await.ok();
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            };
+            made += 1;
+            let key = format!("rivals/{}", random.random_range(0..4));
+            let other = format!("rivals/{}", random.random_range(0..4));
+            let result = match random.random_range(0..6) {
+                0 => mogile.delete(DOMAIN, key.as_bytes()).await,
+                1 if key != other => {
+                    mogile
+                        .rename(DOMAIN, key.as_bytes(), other.as_bytes())
+                        .await
+                }
+                _ => mogile
+                    .store(
+                        DOMAIN,
+                        key.as_bytes(),
+                        "",
+                        format!("{name} {made}").as_bytes(),
+                    )
                     .await
+                    .map(|_| ()),
+            };
+            let refused = |why: &str| {
+                ["unknown_key", "key_exists", "no_temp_file"]
+                    .iter()
+                    .any(|code| why.contains(code))
+            };
+            if result.is_err_and(|failed| !refused(&failed.why)) {
+                client = None;
             }
-            _ => mogile
-                .store(
-                    DOMAIN,
-                    key.as_bytes(),
-                    "",
-                    format!("{name} {made}").as_bytes(),
-                )
-                .await
-                .map(|_| ()),
-        };
-        let refused = |why: &str| {
-            ["unknown_key", "key_exists", "no_temp_file"]
-                .iter()
-                .any(|code| why.contains(code))
-        };
-        if result.is_err_and(|failed| !refused(&failed.why)) {
-            client = None;
+            tokio::time::sleep(Duration::from_millis(random.random_range(0..60)) + told.rest())
+                .await;
         }
-        tokio::time::sleep(Duration::from_millis(random.random_range(0..60))).await;
     }
 }
