@@ -110,13 +110,13 @@ async fn drill(name: &str, hurt: impl AsyncFnOnce(&mut Drill)) {
     let began = Instant::now();
     let nodes = Cluster::shared().await.alone().await;
     let keyspace = nodes.keyspace().await;
-    let sites = sites(&nodes, &keyspace).await;
+    let sites = Box::pin(sites(&nodes, &keyspace)).await;
     let clients = Clients {
         ma01: 3,
         tx01: 3,
         rest: REST,
     };
-    let load = Load::start(&sites, seed(), clients).await;
+    let load = Box::pin(Load::start(&sites, seed(), clients)).await;
     let mut drill = Drill {
         nodes,
         sites,
@@ -161,8 +161,8 @@ async fn drill(name: &str, hurt: impl AsyncFnOnce(&mut Drill)) {
     );
     // Before anything is read at a quorum, which would mend what is not the same.
     every_node_has_the_same(&drill.nodes, &keyspace).await;
-    drill.sites.settled().await;
-    book.check(&drill.sites).await;
+    Box::pin(drill.sites.settled()).await;
+    Box::pin(book.check(&drill.sites)).await;
     println!("    done in {:.1?}", began.elapsed());
 }
 

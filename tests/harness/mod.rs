@@ -606,7 +606,7 @@ impl Cluster {
             }
             LedgerAt::Cassandra(all) => {
                 let opening = self.looking.get_or_init(async || {
-                    let opening = CassandraLedger::open(&all[0]).await;
+                    let opening = Box::pin(CassandraLedger::open(&all[0])).await;
                     Arc::new(opening.expect("the ledger opens")) as Arc<dyn Ledger>
                 });
                 Arc::clone(opening.await)
@@ -649,7 +649,8 @@ impl Cluster {
     /// Waits until both sites say by themselves that all is well, as of a moment after this call: in sync, journals empty, no
     /// gaps, everything on all copies of the ledger.
     pub async fn is_well(&self) {
-        let patience = 3 * PATIENCE;
+        // Thousands of files may wait to be copied.
+        let patience = 5 * PATIENCE;
         let now = SystemTime::now();
         let each = async |is_so: &dyn Fn(&serde_json::Value) -> bool| {
             for site in [&self.ma01, &self.tx01] {
