@@ -7,6 +7,11 @@
 #[path = "../cassandra_cluster/mod.rs"]
 mod cluster;
 mod cluster_itself;
+mod connection;
+#[path = "../harness/mod.rs"]
+mod harness;
+mod rows;
+mod sites;
 mod suite;
 mod support;
 mod ties;

@@ -242,6 +242,15 @@ pub(super) fn datacenter(name: &str) -> Result<Datacenter, Wrong> {
     parsed(name)
 }
 
+/// A stream by the columns that name it.
+pub(super) fn stream(datacenter: &str, node: &str, incarnation: &str) -> Result<StreamId, Wrong> {
+    Ok(StreamId {
+        datacenter: self::datacenter(datacenter)?,
+        node: parsed::<NodeName>(node)?,
+        incarnation: incarnation.to_owned(),
+    })
+}
+
 /// A row of `changes`, without the stream.
 pub(super) type ChangeRow<'a> = (
     i64,
@@ -354,11 +363,11 @@ impl<'a> From<&'a NodeRecord> for NodeValue<'a> {
 impl NodeValue<'_> {
     pub(super) fn record(&self) -> Result<NodeRecord, Wrong> {
         Ok(NodeRecord {
-            stream: StreamId {
-                datacenter: parsed(there(self.datacenter, "datacenter")?)?,
-                node: parsed::<NodeName>(there(self.node, "node")?)?,
-                incarnation: there(self.incarnation, "incarnation")?.to_owned(),
-            },
+            stream: stream(
+                there(self.datacenter, "datacenter")?,
+                there(self.node, "node")?,
+                there(self.incarnation, "incarnation")?,
+            )?,
             last_number: there(self.last_number, "last_number")? as u64,
             delivered: there(self.delivered, "delivered")? as u64,
             oldest_undelivered: self.oldest_undelivered.map(Version),
