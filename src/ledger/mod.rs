@@ -308,9 +308,9 @@ pub struct Page {
 /// A file whose record cannot be read.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Unreadable {
-    /// Which file.
-    pub file: FileName,
-    /// Which cell of it, and what is wrong.
+    /// Which file; `None` if no file can have the name that the row has.
+    pub file: Option<FileName>,
+    /// Which row, which cell of it, and what is wrong.
     pub why: String,
 }
 

@@ -57,6 +57,7 @@ pub(super) async fn run(shared: Arc<Shared>) -> Result<(), LedgerError> {
                     }
                 }
                 let read = wall_clock();
+                shared.clocks.look(&nodes, read);
                 for node in nodes.iter().filter(|node| node.is_unread()) {
                     shared.tail.note(format!(
                         "what {} says of itself cannot be read; nobody is in sync while that stands in the ledger",

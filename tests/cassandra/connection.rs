@@ -11,7 +11,7 @@ use phylactery::ledger::cassandra::CassandraLedger;
 
 use crate::cluster::{self, Cluster, NodeOptions, Tls, USER};
 use crate::harness::{self, LedgerAt, Site, record, until};
-use crate::sites::{cql, log, logs, prepared, program, put};
+use crate::sites::{agreed, cql, log, logs, prepared, program, put};
 use crate::support::config;
 
 /// What opening says, and `check-config --connect` says the same.
@@ -106,6 +106,7 @@ async fn mistakes_are_told_with_what_to_do() {
         ),
     )
     .await;
+    agreed(cluster).await;
     assert_eq!(
         told(&config(cluster, "ma01", &elsewhere)).await,
         format!(
@@ -174,6 +175,7 @@ async fn mistakes_are_told_with_what_to_do() {
     assert_eq!(log(&sites.ma01).matches(&old).count(), 1, "told once");
 
     cql(cluster, &format!("DROP TABLE {keyspace}.gaps")).await;
+    agreed(cluster).await;
     assert_eq!(
         told(&good).await,
         format!(
@@ -347,6 +349,4 @@ async fn paste(cluster: &Cluster, keyspace: &str) {
         &format!("GRANT ALL ON KEYSPACE {keyspace} TO phylactery"),
     )
     .await;
-    // What a role may do is remembered for two seconds.
-    tokio::time::sleep(Duration::from_millis(10)).await;
 }

@@ -4,14 +4,19 @@
 
 #![allow(clippy::unwrap_used, reason = "what panics in a test has failed it")]
 
+mod clocks;
 #[path = "../cassandra_cluster/mod.rs"]
 mod cluster;
 mod cluster_itself;
 mod connection;
+mod doubts;
 #[path = "../harness/mod.rs"]
 mod harness;
+#[path = "../repair_sites/mod.rs"]
+mod repair_sites;
 mod rows;
 mod sites;
+mod streams;
 mod suite;
 mod support;
 mod ties;

@@ -43,6 +43,30 @@ pub async fn cql_at(cluster: &Cluster, text: &str, consistency: Consistency) {
     done.unwrap_or_else(|why| panic!("{text}: {why}"));
 }
 
+/// Waits until all nodes have the same schema.
+pub async fn agreed(cluster: &Cluster) {
+    until("the nodes agree on the schema", async || {
+        let mut versions = Vec::new();
+        for node in 0..cluster.nodes().len() {
+            let session = cluster.session_at(node).await;
+            let row = session
+                .query_unpaged("SELECT schema_version FROM system.local", ())
+                .await
+                .map_err(|why| why.to_string())?;
+            let row = row.into_rows_result().map_err(|why| why.to_string())?;
+            let (version,) = row
+                .single_row::<(uuid::Uuid,)>()
+                .map_err(|why| why.to_string())?;
+            versions.push(version);
+        }
+        match versions.windows(2).all(|two| two[0] == two[1]) {
+            true => Ok(()),
+            false => Err(format!("{versions:?}")),
+        }
+    })
+    .await;
+}
+
 /// Stores a file under a key whose bytes are the key, through the proxy, and reads it there.
 pub async fn put(site: &Site, key: &str) {
     let mut mogile = Mogile::connect(site.proxy).await.unwrap();

@@ -216,6 +216,34 @@ impl Node {
                 return Err(format!("node {} does not run", self.index));
             }
         };
+        let words = [&["-h", "127.0.0.1", "-p", &jmx], words].concat();
+        self.tool("NodeTool", &words)
+    }
+
+    /// What lies on its disk of a table, as `sstabledump` shows it: one JSON text for each file. `nodetool flush` before.
+    pub fn sstables(&self, keyspace: &str, table: &str) -> Result<Vec<String>, String> {
+        let said = |why: std::io::Error| why.to_string();
+        let home = self.folder.join("data/data").join(keyspace);
+        let mut all = Vec::new();
+        for folder in fs::read_dir(&home).map_err(said)? {
+            let folder = folder.map_err(said)?;
+            let name = folder.file_name().to_string_lossy().into_owned();
+            if name.split('-').next() != Some(table) {
+                continue;
+            }
+            for file in fs::read_dir(folder.path()).map_err(said)? {
+                let file = file.map_err(said)?.path();
+                if file.to_string_lossy().ends_with("-Data.db") {
+                    let file = file.display().to_string();
+                    all.push(self.tool("SSTableExport", &[&file])?);
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// One of Cassandra's own tools, to its end; what it printed.
+    fn tool(&self, class: &str, words: &[&str]) -> Result<String, String> {
         let mut command = self
             .java(&["java17.options"])
             .map_err(|why| why.to_string())?;
@@ -223,21 +251,20 @@ impl Node {
         command
             .args(["-Xmx64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
             .arg(format!("-Dcassandra.config=file://{}", config.display()))
-            .arg("org.apache.cassandra.tools.NodeTool")
-            .args(["-h", "127.0.0.1", "-p", &jmx])
+            .arg(format!("org.apache.cassandra.tools.{class}"))
             .args(words)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let done = spawner::spawn(command).and_then(Child::wait_with_output);
-        let done = done.map_err(|why| format!("start nodetool: {why}"))?;
+        let done = done.map_err(|why| format!("start {class}: {why}"))?;
         let (out, err) = (
             String::from_utf8_lossy(&done.stdout),
             String::from_utf8_lossy(&done.stderr),
         );
         match done.status.success() {
             true => Ok(out.into_owned()),
-            false => Err(format!("nodetool {words:?}: {out}{err}")),
+            false => Err(format!("{class} {words:?}: {out}{err}")),
         }
     }
 

@@ -442,11 +442,22 @@ impl Ledger for CassandraLedger {
                     break;
                 }
                 last = Some((token, domain, key));
-                let named = values::file_name(domain, key);
-                match named.and_then(|file| Ok((file, record(head, class, replicas)?))) {
-                    Ok(found) => page.files.push(found),
+                let file = match values::file_name(domain, key) {
+                    Ok(file) => file,
+                    // It would be another row than that of any file.
+                    Err(wrong) => {
+                        let why = format!(
+                            "files, {domain} {key}: {wrong}; no file has that name, so delete the row"
+                        );
+                        self.bad_rows.tell(why.clone());
+                        page.unreadable.push(Unreadable { file: None, why });
+                        continue;
+                    }
+                };
+                match record(head, class, replicas) {
+                    Ok(record) => page.files.push((file, record)),
                     Err(wrong) => page.unreadable.push(Unreadable {
-                        file: values::nearest_name(domain, key),
+                        file: Some(file),
                         why: format!("files, {domain} {key}: {wrong}"),
                     }),
                 }

@@ -59,14 +59,6 @@ pub(super) fn file_name(domain: &str, key: &str) -> Result<FileName, Wrong> {
     })
 }
 
-/// The file that comes closest to columns that name none.
-pub(super) fn nearest_name(domain: &str, key: &str) -> FileName {
-    FileName {
-        domain: Domain::from_escaped(domain),
-        key: Key::from_escaped(key),
-    }
-}
-
 /// `revision`
 #[derive(SerializeValue, DeserializeValue, Default)]
 pub(super) struct RevisionValue<'a> {
