@@ -20,6 +20,7 @@ use scylla::response::query_result::QueryRowsResult;
 use scylla::serialize::row::SerializeRow;
 use scylla::statement::batch::{Batch, BatchType};
 use scylla::statement::prepared::PreparedStatement;
+use scylla::value::MaybeUnset;
 
 use self::connect::Profiles;
 use self::gaps::GapShards;
@@ -507,8 +508,9 @@ impl Ledger for CassandraLedger {
         let number = change.number as i64;
         let values = (
             change.version.0,
-            file.map(|file| file.domain.escaped()),
-            file.map(|file| file.key.escaped()),
+            // Left unset where there is none: a null would be a tombstone.
+            MaybeUnset::from_option(file.map(|file| file.domain.escaped())),
+            MaybeUnset::from_option(file.map(|file| file.key.escaped())),
             change.version.0,
             change.about.word(),
             stream.to_string(),
