@@ -200,7 +200,9 @@ async fn what_only_the_other_datacenter_has_is_waited_for_and_found() {
     })
     .await;
     tokio::time::sleep(Duration::from_secs(3)).await;
-    assert_eq!(ma.cursor_of(&tx).await, 1);
+    let name = ma.stream.to_string();
+    let cursor = here.cursor(&tx.name, &name).await.unwrap();
+    assert_eq!(cursor.map(|cursor| cursor.number), Some(1));
     assert_eq!(tx.repair().caught_up(), None);
     assert_eq!(tx.read("head_is_there").await, None);
 

@@ -249,8 +249,13 @@ impl Node {
             .map_err(|why| why.to_string())?;
         let config = self.conf().join("cassandra.yaml");
         command
-            .args(["-Xmx64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
+            .args(["-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
             .arg(format!("-Dcassandra.config=file://{}", config.display()))
+            // Some want one; that of the node is the node's.
+            .arg(format!(
+                "-Dcassandra.storagedir={}/tmp",
+                self.folder.display()
+            ))
             .arg(format!("org.apache.cassandra.tools.{class}"))
             .args(words)
             .stdin(Stdio::null())
