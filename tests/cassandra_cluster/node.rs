@@ -223,19 +223,33 @@ impl Node {
     /// What lies on its disk of a table, as `sstabledump` shows it: one JSON text for each file. `nodetool flush` before.
     pub fn sstables(&self, keyspace: &str, table: &str) -> Result<Vec<String>, String> {
         let said = |why: std::io::Error| why.to_string();
-        let home = self.folder.join("data/data").join(keyspace);
+        'anew: loop {
+            let mut all = Vec::new();
+            for file in self.data_files(keyspace, table).map_err(said)? {
+                match self.tool("SSTableExport", &[&file.display().to_string()]) {
+                    Ok(dump) => all.push(dump),
+                    // Compacted into another one meanwhile.
+                    Err(_) if !file.exists() => continue 'anew,
+                    Err(why) => return Err(why),
+                }
+            }
+            return Ok(all);
+        }
+    }
+
+    fn data_files(&self, keyspace: &str, table: &str) -> std::io::Result<Vec<PathBuf>> {
         let mut all = Vec::new();
-        for folder in fs::read_dir(&home).map_err(said)? {
-            let folder = folder.map_err(said)?;
+        for folder in fs::read_dir(self.folder.join("data/data").join(keyspace))? {
+            let folder = folder?;
             let name = folder.file_name().to_string_lossy().into_owned();
+            // The table's name and an id.
             if name.split('-').next() != Some(table) {
                 continue;
             }
-            for file in fs::read_dir(folder.path()).map_err(said)? {
-                let file = file.map_err(said)?.path();
+            for file in fs::read_dir(folder.path())? {
+                let file = file?.path();
                 if file.to_string_lossy().ends_with("-Data.db") {
-                    let file = file.display().to_string();
-                    all.push(self.tool("SSTableExport", &[&file])?);
+                    all.push(file);
                 }
             }
         }

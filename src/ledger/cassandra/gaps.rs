@@ -291,17 +291,15 @@ async fn read_shard(
             let (domain, key, value) = row.map_err(|why| mistyped(doing, &why))?;
             let Some(value) = value else { continue };
             read.count += 1;
-            match readable(value, domain, key, &ledger.bad_rows, datacenter) {
-                Some(gap) => {
-                    read.first_due = earlier(read.first_due, Some(gap.next_try));
-                    if let Some((due, urgent)) = &mut urgent
-                        && gap.next_try <= *due
-                    {
-                        urgent.add(gap);
-                    }
-                }
-                // Not tried again, but counted.
-                None => {}
+            // One whose file is not even named is counted, and nothing more.
+            let Some(gap) = readable(value, domain, key, &ledger.bad_rows, datacenter) else {
+                continue;
+            };
+            read.first_due = earlier(read.first_due, Some(gap.next_try));
+            if let Some((due, urgent)) = &mut urgent
+                && gap.next_try <= *due
+            {
+                urgent.add(gap);
             }
         }
         match next.into_paging_control_flow() {
