@@ -1,7 +1,8 @@
 //! Places where a test may end the process, named; nothing in a release build.
 //!
 //! `PHYLACTERY_KILL_AT=journal::intent_durable` ends the process (as by `kill -9`) when it first comes to that place,
-//! `…=journal::intent_durable:3` when it comes there for the third time. Only builds of the tests listen to it.
+//! `…=journal::intent_durable:3` when it comes there for the third time. Only builds of the tests listen to it, and to
+//! `PHYLACTERY_FAILPOINTS`, which arms the few that make the program believe something else: what the time is, how long a minute is.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -68,8 +69,19 @@ pub fn pass(name: &'static str) {
     fail::fail_point!(name);
 }
 
-/// Arms the failpoint that `PHYLACTERY_KILL_AT` names, if this build has failpoints.
+/// Arms the failpoints that the environment names, if this build has failpoints: the one of `PHYLACTERY_KILL_AT`, and those that
+/// change what the program does (`PHYLACTERY_FAILPOINTS=clock::ahead=return(3600);tail::lost_at_once=return`).
 pub fn arm_from_environment() {
+    for wanted in std::env::var("PHYLACTERY_FAILPOINTS")
+        .unwrap_or_default()
+        .split(';')
+        .filter(|one| !one.is_empty())
+    {
+        let (name, actions) = wanted.split_once('=').unwrap_or((wanted, ""));
+        if let Err(why) = fail::cfg(name, actions) {
+            tracing::warn!("PHYLACTERY_FAILPOINTS: {wanted} is not obeyed: {why}");
+        }
+    }
     let Ok(wanted) = std::env::var("PHYLACTERY_KILL_AT") else {
         return;
     };

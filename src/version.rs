@@ -48,7 +48,17 @@ pub fn wall_clock() -> Version {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
-    Version(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+    let now = i64::try_from(since.as_micros()).unwrap_or(i64::MAX);
+    Version(now.saturating_add(wrong_by()))
+}
+
+/// By how much (µs) a test wants this machine's clock to be wrong.
+fn wrong_by() -> i64 {
+    fail::fail_point!("clock::ahead", |seconds| {
+        let seconds = seconds.and_then(|text| text.parse::<i64>().ok());
+        seconds.unwrap_or_default().saturating_mul(1_000_000)
+    });
+    0
 }
 
 /// The last version that is not too far ahead at this moment.

@@ -584,7 +584,9 @@ impl<'a> Round<'a> {
         let unreadable = page.unreadable.into_iter();
         Some(OpenPage {
             left,
-            to_name: unreadable.map(|bad| (bad.file, walk.since)).collect(),
+            to_name: unreadable
+                .filter_map(|bad| Some((bad.file?, walk.since)))
+                .collect(),
             next: page.next,
         })
     }

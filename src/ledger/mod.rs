@@ -308,9 +308,9 @@ pub struct Page {
 /// A file whose record cannot be read.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Unreadable {
-    /// Which file.
-    pub file: FileName,
-    /// Which cell of it, and what is wrong.
+    /// Which file; `None` if no file can have the name that the row has.
+    pub file: Option<FileName>,
+    /// Which row, which cell of it, and what is wrong.
     pub why: String,
 }
 
@@ -350,6 +350,27 @@ pub struct NodeRecord {
     pub clock_mark: Version,
     /// When it said so; also the timestamp of the row's cells.
     pub heartbeat: Version,
+}
+
+impl NodeRecord {
+    /// A node whose word is there and cannot be read. It counts as one that has never delivered anything and has everything still to tell: nothing
+    /// of it is passed by mistake, nobody is in sync while it stands, and nothing is forgotten; all else goes on.
+    pub fn unread(stream: StreamId) -> NodeRecord {
+        NodeRecord {
+            stream,
+            last_number: 0,
+            delivered: 0,
+            oldest_undelivered: Some(Version(1)),
+            oldest_open: None,
+            clock_mark: Version(0),
+            heartbeat: Version(0),
+        }
+    }
+
+    /// Whether it is one of [`Self::unread`].
+    pub fn is_unread(&self) -> bool {
+        self.heartbeat == Version(0)
+    }
 }
 
 /// What a datacenter tells the others about itself, and what an operator decided about it.
@@ -418,7 +439,8 @@ impl std::fmt::Display for ClusterNode {
 ///
 /// Each `set_` keeps the later of what is there and what comes, as a whole, by [`Cell`](crate::file::Cell); so does
 /// [`Self::write`] for each cell. What a reader cannot read in full is an error, and never a shorter list: who
-/// decides by nodes, datacenters or placements must not decide by a part of them.
+/// decides by nodes, datacenters or placements must not decide by a part of them. (A node whose row at least names it may be given
+/// as [`NodeRecord::unread`]: what one bad row costs is "in sync", and not the work of all.)
 #[async_trait]
 pub trait Ledger: Send + Sync + 'static {
     /// Sets cells of one file.

@@ -9,6 +9,7 @@
 //! Killed in the middle: cursors, gaps and intents are on disk; everything else is found again.
 
 mod apply;
+mod clocks;
 mod copy;
 mod fetch;
 mod park;
@@ -44,6 +45,7 @@ use crate::trackers::Trackers;
 use crate::trust::Trust;
 use crate::version::Version;
 
+use clocks::Clocks;
 use reconcile::Reconciler;
 use registry::Registry;
 use status::{CopyFigures, Figures, Progress, State, Status, WorkerStatus};
@@ -108,6 +110,7 @@ struct Shared {
     /// Set once the ledger knows this datacenter; false if repair was stopped before.
     registered: OnceCell<bool>,
     trust: Trust,
+    clocks: Clocks,
 }
 
 impl Repair {
@@ -151,6 +154,7 @@ impl Repair {
             scan_is_current: AtomicBool::new(false),
             registered: OnceCell::new(),
             trust: parts.trust,
+            clocks: Clocks::default(),
         });
         let mut workers = JoinSet::new();
         if enabled {
@@ -191,6 +195,7 @@ impl Repair {
             files_copied: copies.files.load(Ordering::Relaxed),
             bytes_copied: copies.bytes.load(Ordering::Relaxed),
             caught_up: self.caught_up(),
+            clocks: self.shared.clocks.off(),
         }
     }
 

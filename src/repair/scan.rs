@@ -328,17 +328,19 @@ impl Scan<'_> {
                 "its record in the ledger cannot be read: {}",
                 unreadable.why
             );
+            let Some(file) = &unreadable.file else {
+                self.shared.scan.failed(why);
+                continue;
+            };
             reconciler
                 .park(
-                    &unreadable.file,
+                    file,
                     &why,
                     Parked::Failed,
                     Expects::AtLeast(Expected::default()),
                 )
                 .await?;
-            self.shared
-                .scan
-                .failed(format!("{}: {why}", unreadable.file));
+            self.shared.scan.failed(format!("{file}: {why}"));
         }
         for (file, record) in page.files {
             let due = registry.is_due(&reconciler.datacenter, &file.domain, record.class());

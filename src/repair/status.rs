@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::Notify;
 
+pub use super::clocks::ClockOff;
 use crate::version::{Version, wall_clock};
 
 /// All of repair, at one moment.
@@ -24,6 +25,8 @@ pub struct Status {
     pub bytes_copied: u64,
     /// As of when everything that other datacenters have said is done or parked here; see [`super::Repair::caught_up`].
     pub caught_up: Option<Version>,
+    /// Nodes of other datacenters whose clocks do not agree with this machine's.
+    pub clocks: Vec<ClockOff>,
 }
 
 /// One worker, at one moment.

@@ -57,6 +57,13 @@ pub(super) async fn run(shared: Arc<Shared>) -> Result<(), LedgerError> {
                     }
                 }
                 let read = wall_clock();
+                shared.clocks.look(&nodes, read);
+                for node in nodes.iter().filter(|node| node.is_unread()) {
+                    shared.tail.note(format!(
+                        "what {} says of itself cannot be read; nobody is in sync while that stands in the ledger",
+                        node.stream
+                    ));
+                }
                 for node in &nodes {
                     if super::is_superseded(&nodes, &node.stream) && !left.contains(&node.stream) {
                         match note_left(&shared, &node.stream).await {

@@ -94,10 +94,11 @@ impl Reconciler {
         figures: &Figures,
         phase: &Mutex<Phase>,
     ) -> Result<(), LedgerError> {
-        let gap = match self.ledger.gap(&self.datacenter, file).await {
-            Ok(gap) => gap,
+        let (gap, parked_before) = match self.ledger.gap(&self.datacenter, file).await {
+            Ok(gap) => (gap.clone(), gap.is_some()),
             Err(error @ LedgerError::Unavailable { .. }) => return Err(error),
-            Err(LedgerError::Corrupt { .. }) => None,
+            // One that cannot be read is a gap all the same.
+            Err(LedgerError::Corrupt { .. }) => (None, true),
         };
         let before = gap.as_ref().map(|gap| gap.expected).unwrap_or_default();
         let mut expects = expects.and(before);
@@ -117,7 +118,7 @@ impl Reconciler {
                         tracing::debug!(%file, ?did, "reconciled");
                     }
                     let mut phase = phase.lock().await;
-                    if gap.is_some() || *phase == Phase::InProgress {
+                    if parked_before || *phase == Phase::InProgress {
                         self.unpark(file).await?;
                     }
                     *phase = Phase::Finished;

@@ -54,6 +54,12 @@ impl Certificates {
         })
     }
 
+    /// The certificate of an authority that has vouched for nobody here, as a file in `folder`.
+    pub fn of_strangers(folder: &Path) -> PathBuf {
+        let made = Certificates::make(folder, Ipv4Addr::LOCALHOST);
+        made.unwrap_or_else(|why| panic!("{why}")).ca
+    }
+
     /// How a session connects with these.
     pub fn client(&self) -> Arc<rustls::ClientConfig> {
         let ours = "the harness wrote this file";

@@ -220,28 +220,74 @@ impl Node {
                 return Err(format!("node {} does not run", self.index));
             }
         };
+        let words = [&["-h", "127.0.0.1", "-p", &jmx], words].concat();
+        self.tool("NodeTool", &words)
+    }
+
+    /// What lies on its disk of a table, as `sstabledump` shows it: one JSON text for each file. `nodetool flush` before.
+    pub fn sstables(&self, keyspace: &str, table: &str) -> Result<Vec<String>, String> {
+        let said = |why: std::io::Error| why.to_string();
+        'anew: loop {
+            let mut all = Vec::new();
+            for file in self.data_files(keyspace, table).map_err(said)? {
+                match self.tool("SSTableExport", &[&file.display().to_string()]) {
+                    Ok(dump) => all.push(dump),
+                    // Compacted into another one meanwhile.
+                    Err(_) if !file.exists() => continue 'anew,
+                    Err(why) => return Err(why),
+                }
+            }
+            return Ok(all);
+        }
+    }
+
+    fn data_files(&self, keyspace: &str, table: &str) -> std::io::Result<Vec<PathBuf>> {
+        let mut all = Vec::new();
+        for folder in fs::read_dir(self.folder.join("data/data").join(keyspace))? {
+            let folder = folder?;
+            let name = folder.file_name().to_string_lossy().into_owned();
+            // The table's name and an id.
+            if name.split('-').next() != Some(table) {
+                continue;
+            }
+            for file in fs::read_dir(folder.path())? {
+                let file = file?.path();
+                if file.to_string_lossy().ends_with("-Data.db") {
+                    all.push(file);
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// One of Cassandra's own tools, to its end; what it printed.
+    fn tool(&self, class: &str, words: &[&str]) -> Result<String, String> {
         let mut command = self
             .java(&["java17.options"])
             .map_err(|why| why.to_string())?;
         let config = self.conf().join("cassandra.yaml");
         command
-            .args(["-Xmx64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
+            .args(["-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
             .arg(format!("-Dcassandra.config=file://{}", config.display()))
-            .arg("org.apache.cassandra.tools.NodeTool")
-            .args(["-h", "127.0.0.1", "-p", &jmx])
+            // Some want one; that of the node is the node's.
+            .arg(format!(
+                "-Dcassandra.storagedir={}/tmp",
+                self.folder.display()
+            ))
+            .arg(format!("org.apache.cassandra.tools.{class}"))
             .args(words)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let done = spawner::spawn(command).and_then(Child::wait_with_output);
-        let done = done.map_err(|why| format!("start nodetool: {why}"))?;
+        let done = done.map_err(|why| format!("start {class}: {why}"))?;
         let (out, err) = (
             String::from_utf8_lossy(&done.stdout),
             String::from_utf8_lossy(&done.stderr),
         );
         match done.status.success() {
             true => Ok(out.into_owned()),
-            false => Err(format!("nodetool {words:?}: {out}{err}")),
+            false => Err(format!("{class} {words:?}: {out}{err}")),
         }
     }
 

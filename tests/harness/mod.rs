@@ -519,7 +519,7 @@ pub enum LedgerAt {
 
 impl LedgerAt {
     /// The keys of `[ledger]` for a datacenter.
-    fn section(&self, datacenter: &str) -> String {
+    pub fn section(&self, datacenter: &str) -> String {
         match self {
             LedgerAt::Embedded(path) => {
                 format!("kind = \"embedded\"\npath = \"{}\"\n", path.display())
@@ -527,13 +527,28 @@ impl LedgerAt {
             LedgerAt::Cassandra(all) => {
                 let ours = all.iter().find(|one| one.local_datacenter == datacenter);
                 let ours = ours.expect("a configuration for it");
-                format!(
+                let mut section = format!(
                     "kind = \"cassandra\"\ncontact_points = {:?}\nlocal_datacenter = \"{datacenter}\"\n\
                      keyspace = \"{}\"\nwrite_consistency = \"{}\"\n",
                     ours.contact_points,
                     ours.keyspace,
                     ours.write_consistency.name(),
-                )
+                );
+                if let Some(user) = &ours.username {
+                    section.push_str(&format!("username = \"{user}\"\n"));
+                }
+                let files = [
+                    ("password_file", &ours.password_file),
+                    ("tls_ca", &ours.tls_ca),
+                    ("tls_cert", &ours.tls_cert),
+                    ("tls_key", &ours.tls_key),
+                ];
+                for (key, file) in files {
+                    if let Some(file) = file {
+                        section.push_str(&format!("{key} = \"{}\"\n", file.display()));
+                    }
+                }
+                section
             }
         }
     }

@@ -99,7 +99,7 @@ pub fn repair_config() -> RepairConfig {
 
 /// A ledger that can be away.
 pub struct Flaky {
-    inner: EmbeddedLedger,
+    inner: Arc<dyn Ledger>,
     pub away: AtomicBool,
     /// Only the nodes cannot be read.
     pub nodes_away: AtomicBool,
@@ -110,6 +110,11 @@ pub struct Flaky {
 impl Flaky {
     pub fn open(folder: &Path) -> Arc<Flaky> {
         let inner = EmbeddedLedger::open(folder.join("ledger.db")).expect("the ledger opens");
+        Flaky::over(Arc::new(inner))
+    }
+
+    /// Over a ledger that somebody else has opened.
+    pub fn over(inner: Arc<dyn Ledger>) -> Arc<Flaky> {
         Arc::new(Flaky {
             inner,
             away: AtomicBool::new(false),
@@ -122,14 +127,14 @@ impl Flaky {
         self.away.store(away, Ordering::SeqCst);
     }
 
-    fn here(&self) -> Result<&EmbeddedLedger, LedgerError> {
+    fn here(&self) -> Result<&dyn Ledger, LedgerError> {
         if self.away.load(Ordering::SeqCst) {
             return Err(LedgerError::Unavailable {
                 doing: "ask",
                 why: "a test says so".into(),
             });
         }
-        Ok(&self.inner)
+        Ok(&*self.inner)
     }
 }
 

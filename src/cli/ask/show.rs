@@ -175,6 +175,13 @@ fn part(name: &str, said: &Value) {
         let text = format!("tracker {} is left out: {why}", text(&tracker["name"]));
         line(bad(text).to_string());
     }
+    for clock in list("clocks") {
+        let seconds = clock["ahead_seconds"].as_i64().unwrap_or_default();
+        let side = if seconds > 0 { "ahead of" } else { "behind" };
+        let off = grouped(seconds.unsigned_abs());
+        let node = text(&clock["node"]);
+        line(bad(format!("the clock of {node} is {off} s {side} ours (NTP)")).to_string());
+    }
     let mut figures: Vec<(String, String)> = Vec::new();
     for (member, value) in said.as_object().into_iter().flatten() {
         let value = match value {

@@ -16,8 +16,8 @@ use scylla::client::execution_profile::{ExecutionProfile, ExecutionProfileHandle
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
 use scylla::errors::{
-    ConnectionError, ConnectionPoolError, ConnectionSetupRequestErrorKind, DbError, MetadataError,
-    NewSessionError,
+    BrokenConnectionErrorKind, ConnectionError, ConnectionPoolError,
+    ConnectionSetupRequestErrorKind, DbError, MetadataError, NewSessionError,
 };
 use scylla::policies::load_balancing::{DefaultPolicy, LoadBalancingPolicy};
 use scylla::policies::speculative_execution::SimpleSpeculativeExecutionPolicy;
@@ -190,12 +190,47 @@ fn refused(config: &CassandraConfig, why: &NewSessionError) -> OpenError {
     }
     OpenError::Unreachable {
         points,
-        hint: match config.tls_ca {
-            Some(_) => {
-                "does it speak TLS there, and does a certificate of tls_ca vouch for that name or address?"
-            }
-            None => "does it listen there, and does it ask for TLS (ledger.tls_ca)?",
-        },
+        hint: hint(config, why),
         why: why.to_string(),
+    }
+}
+
+/// Where to look first.
+fn hint(config: &CassandraConfig, why: &NewSessionError) -> &'static str {
+    let hangs = match why {
+        NewSessionError::MetadataError(MetadataError::ConnectionPoolError(
+            ConnectionPoolError::Broken {
+                last_connection_error: why,
+            },
+        )) => hangs(why),
+        _ => false,
+    };
+    match (hangs, &config.tls_ca, &config.tls_cert) {
+        (true, ..) => {
+            "nothing answers there in time: does the node hang (`nodetool status`), or does a firewall drop what is sent to it?"
+        }
+        (false, None, _) => "does it listen there, and does it ask for TLS (ledger.tls_ca)?",
+        (false, Some(_), None) => {
+            "does it speak TLS there, does ledger.tls_ca vouch for that name or address, and does it ask for a certificate of ours \
+             (ledger.tls_cert, ledger.tls_key)?"
+        }
+        (false, Some(_), Some(_)) => {
+            "does it speak TLS there, does ledger.tls_ca vouch for that name or address, and does it trust ledger.tls_cert?"
+        }
+    }
+}
+
+/// Whether a node took the connection, or not even that, and then said nothing.
+fn hangs(why: &ConnectionError) -> bool {
+    match why {
+        ConnectionError::ConnectTimeout => true,
+        ConnectionError::ConnectionSetupRequestError(setup) => match setup.get_error() {
+            ConnectionSetupRequestErrorKind::BrokenConnection(broken) => matches!(
+                broken.downcast_ref(),
+                Some(BrokenConnectionErrorKind::KeepaliveTimeout(_))
+            ),
+            _ => false,
+        },
+        _ => false,
     }
 }

@@ -19,11 +19,11 @@ use futures::future::try_join_all;
 use parking_lot::Mutex;
 use scylla::response::PagingState;
 
-use super::values::GapValue;
-use super::{CassandraLedger, mistyped, unreadable};
+use super::values::{GapValue, file_name};
+use super::{BadRows, CassandraLedger, mistyped, unreadable};
 use crate::file::{Datacenter, FileName};
 use crate::ledger::embedded::token;
-use crate::ledger::{Gap, LedgerError};
+use crate::ledger::{Expected, Gap, LedgerError};
 use crate::version::Version;
 
 /// Partitions a datacenter.
@@ -291,19 +291,15 @@ async fn read_shard(
             let (domain, key, value) = row.map_err(|why| mistyped(doing, &why))?;
             let Some(value) = value else { continue };
             read.count += 1;
-            match value.gap() {
-                Ok(gap) => {
-                    read.first_due = earlier(read.first_due, Some(gap.next_try));
-                    if let Some((due, urgent)) = &mut urgent
-                        && gap.next_try <= *due
-                    {
-                        urgent.add(gap);
-                    }
-                }
-                // Not tried again, but counted and named.
-                Err(wrong) => tracing::warn!(
-                    "gaps, {datacenter} {domain} {key}: {wrong}; the row is left alone until the file is looked at again"
-                ),
+            // One whose file is not even named is counted, and nothing more.
+            let Some(gap) = readable(value, domain, key, &ledger.bad_rows, datacenter) else {
+                continue;
+            };
+            read.first_due = earlier(read.first_due, Some(gap.next_try));
+            if let Some((due, urgent)) = &mut urgent
+                && gap.next_try <= *due
+            {
+                urgent.add(gap);
             }
         }
         match next.into_paging_control_flow() {
@@ -314,6 +310,37 @@ async fn read_shard(
     ledger.gaps.learn(datacenter, shard, before, &read);
     let gaps = urgent.map_or_else(Vec::new, |(_, urgent)| urgent.in_order());
     Ok((gaps, read.count))
+}
+
+/// A gap as its row says; or, where that cannot be read, one that only names its file and is due at once: whoever looks at
+/// the file clears the row or writes it anew. `None` if not even the file is named, in the one form that a name has.
+fn readable(
+    value: GapValue<'_>,
+    domain: &str,
+    key: &str,
+    bad_rows: &BadRows,
+    datacenter: &Datacenter,
+) -> Option<Gap> {
+    let wrong = match value.gap() {
+        Ok(gap) => return Some(gap),
+        Err(wrong) => wrong,
+    };
+    let row = format!("gaps, {datacenter} {domain} {key}: {wrong}");
+    let Ok(file) = file_name(domain, key) else {
+        bad_rows.tell(format!("{row}; no file has that name, so delete the row"));
+        return None;
+    };
+    let last_error = format!("its gap in the ledger could not be read: {wrong}");
+    bad_rows.tell(format!("{row}; the file is looked at again"));
+    Some(Gap {
+        file,
+        since: Version(0),
+        attempts: 0,
+        last_error,
+        next_try: Version(0),
+        observed: Version(0),
+        expected: Expected::default(),
+    })
 }
 
 /// The most urgent of the gaps that were met.

@@ -13,12 +13,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use scylla::client::session::Session;
 use scylla::errors::ExecutionError;
 use scylla::response::query_result::QueryRowsResult;
 use scylla::serialize::row::SerializeRow;
 use scylla::statement::batch::{Batch, BatchType};
 use scylla::statement::prepared::PreparedStatement;
+use scylla::value::MaybeUnset;
 
 use self::connect::Profiles;
 use self::gaps::GapShards;
@@ -79,6 +81,19 @@ pub enum OpenError {
         /// Those that were tried.
         points: String,
     },
+    /// That name may not read the tables.
+    #[error(
+        "Cassandra does not let {user:?} read the keyspace {keyspace}: {said}; in cqlsh: GRANT SELECT ON KEYSPACE {keyspace} TO \"{user}\"; \
+         GRANT MODIFY ON KEYSPACE {keyspace} TO \"{user}\";"
+    )]
+    NotAllowed {
+        /// The name that was given.
+        user: String,
+        /// The keyspace.
+        keyspace: String,
+        /// What Cassandra said.
+        said: String,
+    },
     /// A name without a password.
     #[error(
         "there is no password for {user:?}: set ledger.password_file, or the variable {}",
@@ -137,7 +152,29 @@ pub struct CassandraLedger {
     session: Session,
     statements: Statements,
     gaps: GapShards,
+    bad_rows: BadRows,
     config: CassandraConfig,
+}
+
+/// Rows that cannot be read and were told. Each is met again and again, and told once.
+#[derive(Default)]
+struct BadRows(Mutex<BTreeSet<String>>);
+
+/// So many are remembered; then all are told anew.
+const BAD_ROWS: usize = 1_000;
+
+impl BadRows {
+    fn tell(&self, row: String) {
+        let mut told = self.0.lock();
+        if told.contains(&row) {
+            return;
+        }
+        tracing::warn!("a row of the ledger cannot be read: {row}");
+        if told.len() >= BAD_ROWS {
+            told.clear();
+        }
+        told.insert(row);
+    }
 }
 
 impl CassandraLedger {
@@ -166,6 +203,7 @@ impl CassandraLedger {
             session,
             statements,
             gaps: GapShards::default(),
+            bad_rows: BadRows::default(),
             config: config.clone(),
         })
     }
@@ -405,11 +443,22 @@ impl Ledger for CassandraLedger {
                     break;
                 }
                 last = Some((token, domain, key));
-                let named = values::file_name(domain, key);
-                match named.and_then(|file| Ok((file, record(head, class, replicas)?))) {
-                    Ok(found) => page.files.push(found),
+                let file = match values::file_name(domain, key) {
+                    Ok(file) => file,
+                    // It would be another row than that of any file.
+                    Err(wrong) => {
+                        let why = format!(
+                            "files, {domain} {key}: {wrong}; no file has that name, so delete the row"
+                        );
+                        self.bad_rows.tell(why.clone());
+                        page.unreadable.push(Unreadable { file: None, why });
+                        continue;
+                    }
+                };
+                match record(head, class, replicas) {
+                    Ok(record) => page.files.push((file, record)),
                     Err(wrong) => page.unreadable.push(Unreadable {
-                        file: values::nearest_name(domain, key),
+                        file: Some(file),
                         why: format!("files, {domain} {key}: {wrong}"),
                     }),
                 }
@@ -459,8 +508,9 @@ impl Ledger for CassandraLedger {
         let number = change.number as i64;
         let values = (
             change.version.0,
-            file.map(|file| file.domain.escaped()),
-            file.map(|file| file.key.escaped()),
+            // Left unset where there is none: a null would be a tombstone.
+            MaybeUnset::from_option(file.map(|file| file.domain.escaped())),
+            MaybeUnset::from_option(file.map(|file| file.key.escaped())),
             change.version.0,
             change.about.word(),
             stream.to_string(),
@@ -500,11 +550,9 @@ impl Ledger for CassandraLedger {
                 match values::change(row) {
                     Ok(change) => changes.push(change),
                     // A hole to its readers. Told when one of them makes sure of it.
-                    Err(wrong) if strength == Strength::Each => {
-                        tracing::warn!(
-                            "changes, {name} {number}: {wrong}; it is passed over, and all files are scanned instead"
-                        );
-                    }
+                    Err(wrong) if strength == Strength::Each => self.bad_rows.tell(format!(
+                        "changes, {name} {number}: {wrong}; it is passed over, and all files are scanned instead"
+                    )),
                     Err(_) => {}
                 }
                 last = Some(number);
@@ -573,12 +621,20 @@ impl Ledger for CassandraLedger {
             for row in rows.map_err(|why| mistyped(doing, &why))? {
                 let (datacenter, node, incarnation, value) =
                     row.map_err(|why| mistyped(doing, &why))?;
-                if let Some(value) = value {
-                    nodes.push(value.record().map_err(|wrong| {
-                        let which = format_args!("nodes, {datacenter} {node} {incarnation}");
-                        unreadable(doing, which, wrong)
-                    })?);
-                }
+                let Some(value) = value else { continue };
+                let which = format!("nodes, {datacenter} {node} {incarnation}");
+                let record = match value.record() {
+                    Ok(record) => record,
+                    Err(wrong) => {
+                        let stream = values::stream(datacenter, node, incarnation);
+                        let stream = stream.map_err(|wrong| unreadable(doing, &which, wrong))?;
+                        self.bad_rows.tell(format!(
+                            "{which}: {wrong}; nobody is in sync while it stands. If no process of that name runs, delete the row"
+                        ));
+                        NodeRecord::unread(stream)
+                    }
+                };
+                nodes.push(record);
             }
             Ok(nodes)
         })

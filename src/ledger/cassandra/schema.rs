@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use scylla::client::session::Session;
 use scylla::deserialize::value::DeserializeValue;
+use scylla::errors::{DbError, ExecutionError, RequestAttemptError};
 
 use super::OpenError;
 use crate::config::CassandraConfig;
@@ -105,6 +106,7 @@ pub(super) async fn check(session: &Session, config: &CassandraConfig) -> Result
     }
     let replication = one_of::<BTreeMap<String, String>>(
         session,
+        config,
         "SELECT replication FROM system_schema.keyspaces WHERE keyspace_name = ?",
         keyspace,
     );
@@ -123,6 +125,7 @@ pub(super) async fn check(session: &Session, config: &CassandraConfig) -> Result
     }
     let tables = one_of::<String>(
         session,
+        config,
         "SELECT table_name FROM system_schema.tables WHERE keyspace_name = ?",
         keyspace,
     );
@@ -136,7 +139,12 @@ pub(super) async fn check(session: &Session, config: &CassandraConfig) -> Result
     }
     let using = session.use_keyspace(keyspace, false).await;
     using.map_err(|why| unanswered(&why))?;
-    let found = one_of::<String>(session, "SELECT value FROM meta WHERE name = ?", "schema");
+    let found = one_of::<String>(
+        session,
+        config,
+        "SELECT value FROM meta WHERE name = ?",
+        "schema",
+    );
     let found = found.await?.into_iter().next().unwrap_or_default();
     match found.parse() {
         Ok(SCHEMA) => Ok(()),
@@ -162,11 +170,23 @@ pub(super) async fn check(session: &Session, config: &CassandraConfig) -> Result
 /// The first column of what a question with one name in it is answered by.
 async fn one_of<T: for<'f, 'm> DeserializeValue<'f, 'm>>(
     session: &Session,
+    config: &CassandraConfig,
     question: &'static str,
     name: &str,
 ) -> Result<Vec<T>, OpenError> {
     let answer = session.query_unpaged(question, (name,)).await;
-    let rows = answer.map_err(|why| unanswered(&why))?.into_rows_result();
+    let answer = answer.map_err(|why| match why {
+        ExecutionError::LastAttemptError(RequestAttemptError::DbError(
+            DbError::Unauthorized,
+            said,
+        )) => OpenError::NotAllowed {
+            user: config.username.clone().unwrap_or_default(),
+            keyspace: config.keyspace.clone(),
+            said,
+        },
+        why => unanswered(&why),
+    });
+    let rows = answer?.into_rows_result();
     let rows = rows.map_err(|why| unanswered(&why))?;
     let column = rows.rows::<(T,)>().map_err(|why| unanswered(&why))?;
     column

@@ -59,14 +59,6 @@ pub(super) fn file_name(domain: &str, key: &str) -> Result<FileName, Wrong> {
     })
 }
 
-/// The file that comes closest to columns that name none.
-pub(super) fn nearest_name(domain: &str, key: &str) -> FileName {
-    FileName {
-        domain: Domain::from_escaped(domain),
-        key: Key::from_escaped(key),
-    }
-}
-
 /// `revision`
 #[derive(SerializeValue, DeserializeValue, Default)]
 pub(super) struct RevisionValue<'a> {
@@ -242,6 +234,15 @@ pub(super) fn datacenter(name: &str) -> Result<Datacenter, Wrong> {
     parsed(name)
 }
 
+/// A stream by the columns that name it.
+pub(super) fn stream(datacenter: &str, node: &str, incarnation: &str) -> Result<StreamId, Wrong> {
+    Ok(StreamId {
+        datacenter: self::datacenter(datacenter)?,
+        node: parsed::<NodeName>(node)?,
+        incarnation: incarnation.to_owned(),
+    })
+}
+
 /// A row of `changes`, without the stream.
 pub(super) type ChangeRow<'a> = (
     i64,
@@ -354,11 +355,11 @@ impl<'a> From<&'a NodeRecord> for NodeValue<'a> {
 impl NodeValue<'_> {
     pub(super) fn record(&self) -> Result<NodeRecord, Wrong> {
         Ok(NodeRecord {
-            stream: StreamId {
-                datacenter: parsed(there(self.datacenter, "datacenter")?)?,
-                node: parsed::<NodeName>(there(self.node, "node")?)?,
-                incarnation: there(self.incarnation, "incarnation")?.to_owned(),
-            },
+            stream: stream(
+                there(self.datacenter, "datacenter")?,
+                there(self.node, "node")?,
+                there(self.incarnation, "incarnation")?,
+            )?,
             last_number: there(self.last_number, "last_number")? as u64,
             delivered: there(self.delivered, "delivered")? as u64,
             oldest_undelivered: self.oldest_undelivered.map(Version),

@@ -148,7 +148,10 @@ pub(super) fn page(
         page.reached = Some(token);
         match whole_record(&reading, &file, head, class) {
             Ok(record) => page.files.push((file, record)),
-            Err(Fault::Unreadable(why)) => page.unreadable.push(Unreadable { file, why }),
+            Err(Fault::Unreadable(why)) => page.unreadable.push(Unreadable {
+                file: Some(file),
+                why,
+            }),
             Err(fault) => return Err(fault),
         }
         if page.files.len() + page.unreadable.len() == limit || bytes >= PAGE_BYTES {

@@ -175,7 +175,7 @@ async fn an_unreadable_row_is_named_and_the_rest_goes_on() {
     }
     assert_eq!(seen, 9);
     assert_eq!(unreadable.len(), 1);
-    assert_eq!(unreadable[0].file, bad);
+    assert_eq!(unreadable[0].file.as_ref(), Some(&bad));
 
     // Which of two of one time wins cannot be said; a later one can.
     let tie = ledger.write(&bad, &head(put(10, "tx01")), Local).await;
