@@ -107,8 +107,8 @@ impl Drill {
 
 /// One drill: a healthy stretch, then `hurt`, which leaves nodes hurt; they are brought back, and everything is looked at.
 async fn drill(name: &str, hurt: impl AsyncFnOnce(&mut Drill)) {
-    let began = Instant::now();
     let nodes = Cluster::shared().await.alone().await;
+    let began = Instant::now();
     let keyspace = nodes.keyspace().await;
     let sites = Box::pin(sites(&nodes, &keyspace)).await;
     let clients = Clients {
