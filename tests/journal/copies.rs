@@ -198,7 +198,7 @@ macro_rules! passed_on {
                 let mut page = self.inner.scan(range, from, limit).await?;
                 let poison = self.poison.lock().clone();
                 let bad = page.files.extract_if(.., |(file, _)| poison.contains(file));
-                page.unreadable = bad.map(|(file, _)| Unreadable { file, why: "poison".into() }).collect();
+                page.unreadable = bad.map(|(file, _)| Unreadable { file: Some(file), why: "poison".into() }).collect();
                 Ok(page)
             }
 
