@@ -204,6 +204,7 @@ async fn busy() -> Site {
             files_copied: 50,
             bytes_copied: 5_000_000_000_000_001,
             caught_up: None,
+            clocks: Default::default(),
         },
         Stats {
             connections: 10,
