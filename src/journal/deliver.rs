@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use backon::BackoffBuilder;
 use futures::StreamExt;
+use rand::seq::SliceRandom;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -120,13 +121,18 @@ impl Deliverer {
                         let _new_or_idle = tokio::time::timeout(IDLE, to_deliver.notified()).await;
                     }
                 }
-                Err(why) => trouble.pause(&why.to_string()).await,
+                Err(Undelivered { delivered, why }) => {
+                    if delivered > 0 {
+                        trouble.is_not_of_all();
+                    }
+                    trouble.pause(&why.to_string()).await;
+                }
             }
         }
     }
 
     /// One round: reads a batch of the outbox and writes it. How many the ledger has taken.
-    async fn deliver(&self) -> Result<usize, DeliverError> {
+    async fn deliver(&self) -> Result<usize, Undelivered> {
         let delivery = self.journal.delivery().await;
         let batch = self.journal.outgoing(0, BATCH).await?;
         if batch.is_empty() {
@@ -136,8 +142,11 @@ impl Deliverer {
             pass(failpoint::NUMBERED);
         }
         let mut done = 0;
-        let mut failed = None;
-        let lanes: Vec<_> = lanes(batch)
+        let (mut failed, mut unavailable) = (None, 0);
+        let mut lanes = lanes(batch);
+        // What is blocked collects at the front: in any other order some of the first to be tried are not.
+        lanes.shuffle(&mut rand::rng());
+        let lanes: Vec<_> = lanes
             .into_iter()
             .map(|lane| self.deliver_lane(&delivery, lane))
             .collect();
@@ -151,15 +160,19 @@ impl Deliverer {
                 delivered.iter().for_each(|out| self.tell(out));
             }
             if let Err(why) = result {
-                let poison = matches!(why, LedgerError::Corrupt { .. });
+                unavailable += usize::from(matches!(why, LedgerError::Unavailable { .. }));
                 failed = Some(why);
-                if !poison {
+                // Where some files' copies are away, the others are written; where none succeeds, the rest is not tried.
+                if done == 0 && unavailable >= LANES_AT_ONCE {
                     break;
                 }
             }
         }
         match failed {
-            Some(why) => Err(why.into()),
+            Some(why) => Err(Undelivered {
+                delivered: done,
+                why: why.into(),
+            }),
             None => Ok(done),
         }
     }
@@ -245,6 +258,22 @@ fn told(write: &FileWrite) -> Option<What> {
     }
 }
 
+/// A round that left something.
+struct Undelivered {
+    /// How many the ledger has taken all the same.
+    delivered: usize,
+    why: DeliverError,
+}
+
+impl From<JournalError> for Undelivered {
+    fn from(why: JournalError) -> Self {
+        Undelivered {
+            delivered: 0,
+            why: why.into(),
+        }
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 enum DeliverError {
     #[error(transparent)]
@@ -313,20 +342,27 @@ impl Trouble {
         }
     }
 
+    /// Something else succeeds meanwhile, which must not wait for what does not: the next pause is a short one.
+    fn is_not_of_all(&mut self) {
+        self.pauses = self.pauses.take().map(|_longer| pauses());
+    }
+
     async fn pause(&mut self, why: &str) {
         if self.pauses.is_none() {
             tracing::warn!("{}: {why}; it is tried again until it works", self.what);
         }
-        let pauses = self.pauses.get_or_insert_with(|| {
-            backon::ExponentialBuilder::default()
-                .with_min_delay(Duration::from_millis(200))
-                .with_max_delay(LONGEST_PAUSE)
-                .with_jitter()
-                .without_max_times()
-                .build()
-        });
+        let pauses = self.pauses.get_or_insert_with(pauses);
         tokio::time::sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
     }
+}
+
+fn pauses() -> backon::ExponentialBackoff {
+    backon::ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(200))
+        .with_max_delay(LONGEST_PAUSE)
+        .with_jitter()
+        .without_max_times()
+        .build()
 }
 
 #[cfg(test)]

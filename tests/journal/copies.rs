@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -42,6 +42,7 @@ pub struct Copies {
     /// The writes at `Whole` that succeeded, in order.
     pub written: Mutex<Vec<Written>>,
     pub tried: AtomicU64,
+    blocked: AtomicBool,
     under_way: AtomicUsize,
     /// The greatest number under way since a test set it to zero.
     pub most: AtomicUsize,
@@ -75,6 +76,7 @@ impl Copies {
             takes: Mutex::default(),
             whole: Mutex::default(),
             written: Mutex::default(),
+            blocked: AtomicBool::new(false),
             tried: AtomicU64::new(0),
             under_way: AtomicUsize::new(0),
             most: AtomicUsize::new(0),
@@ -84,6 +86,15 @@ impl Copies {
     /// From now on; a write that hangs goes on with it.
     pub fn set(&self, mode: Mode) {
         *self.mode.lock() = mode;
+    }
+
+    /// While it is set, files whose key begins with "blocked" find no copy of theirs.
+    pub fn block(&self, blocked: bool) {
+        self.blocked.store(blocked, Ordering::SeqCst);
+    }
+
+    fn is_blocked(&self, file: &FileName) -> bool {
+        self.blocked.load(Ordering::SeqCst) && file.key.escaped().starts_with("blocked")
     }
 
     pub fn mode(&self) -> Mode {
@@ -169,6 +180,9 @@ macro_rules! passed_on {
         impl Ledger for Copies {
             async fn write(&self, file: &FileName, write: &FileWrite, strength: Strength) -> Result<(), LedgerError> {
                 if strength != Strength::Whole {
+                    if self.is_blocked(file) {
+                        return Err(LedgerError::Unavailable { doing: "write a file's cells", why: "alive 1, required 2".to_owned() });
+                    }
                     return self.inner.write(file, write, strength).await;
                 }
                 self.tried.fetch_add(1, Ordering::SeqCst);

@@ -575,38 +575,39 @@ impl Look for Silent {
     }
 }
 
-#[tokio::test]
-async fn clients_and_delivery_wait_for_no_debt() {
-    let folder = tempdir().expect("a folder");
-    let (journal, ledger) = (open_with(folder.path(), 50), Copies::open(folder.path()));
-    let quiet = Duration::from_secs(60);
+fn delivering(
+    journal: &Journal,
+    ledger: &Arc<Copies>,
+) -> (tokio::task::JoinHandle<()>, CancellationToken) {
     let settler = Settler::new(
         journal.clone(),
-        Arc::clone(&ledger) as _,
+        Arc::clone(ledger) as _,
         Arc::new(Silent),
-        quiet,
+        Duration::from_secs(60),
     );
     let deliverer = Deliverer {
         journal: journal.clone(),
-        ledger: Arc::clone(&ledger) as _,
+        ledger: Arc::clone(ledger) as _,
         settler,
         events: Events::default(),
         trust: phylactery::trust::Trust::complete(),
     };
     let stop = CancellationToken::new();
-    let delivery = tokio::spawn(deliverer.run(stop.clone()));
-    ledger.set(Mode::Hangs);
-    let payer = AtWork::start(&journal, &ledger);
-    let stores = (0..300).map(|n| {
+    (tokio::spawn(deliverer.run(stop.clone())), stop)
+}
+
+/// Files as clients store them, with the answers that they got.
+async fn store(journal: &Journal, prefix: &str, count: u64) {
+    let stores = (0..count).map(|n| {
         let details = Details {
             class: Some(Class::default_class()),
             size: Some(5),
             checksum: None,
         };
         intended(
-            &journal,
+            journal,
             Mutation::Put {
-                file: file(&format!("{n:05}")),
+                file: file(&format!("{prefix}{n:05}")),
                 fid: Some(Fid(n)),
                 details,
             },
@@ -615,6 +616,40 @@ async fn clients_and_delivery_wait_for_no_debt() {
     for intent in futures::future::join_all(stores).await {
         intent.outcome(Outcome::Happened);
     }
+}
+
+/// Where the nodes of some files are down, those files wait, and no others.
+#[tokio::test]
+async fn files_whose_copies_are_away_hold_up_no_others() {
+    let folder = tempdir().expect("a folder");
+    let (journal, ledger) = (open_with(folder.path(), 50), Copies::open(folder.path()));
+    ledger.block(true);
+    store(&journal, "blocked/", 200).await;
+    store(&journal, "free/", 800).await;
+    let (delivery, stop) = delivering(&journal, &ledger);
+    until("the others are delivered", async || {
+        (journal.depth().entries == 200, journal.depth())
+    })
+    .await;
+    assert_eq!(ledger.all().await.len(), 800);
+    ledger.block(false);
+    until("all delivered", async || {
+        (journal.depth().entries == 0, journal.depth())
+    })
+    .await;
+    assert_eq!(ledger.all().await.len(), 1000);
+    stop.cancel();
+    delivery.await.expect("it does not panic");
+}
+
+#[tokio::test]
+async fn clients_and_delivery_wait_for_no_debt() {
+    let folder = tempdir().expect("a folder");
+    let (journal, ledger) = (open_with(folder.path(), 50), Copies::open(folder.path()));
+    let (delivery, stop) = delivering(&journal, &ledger);
+    ledger.set(Mode::Hangs);
+    let payer = AtWork::start(&journal, &ledger);
+    store(&journal, "", 300).await;
     until("all delivered", async || {
         (journal.depth().entries == 0, journal.depth())
     })
