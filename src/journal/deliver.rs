@@ -2,6 +2,7 @@
 //!
 //! Always true: announcements of one file are written in their order, the put half of a rename before its delete half, a
 //! file's cells before the change that names them. One that cannot be written holds back only what must follow it.
+//! (Up to [`BATCH`] of them: a round reads so many from the front, and more that are blocked there would hide what follows.)
 //! Nothing is written before the ledger was looked at once ([`Trust::looked`]): a journal that was set back would use numbers twice.
 //! Never here: giving up. What the ledger has not confirmed stays in the outbox.
 //! Killed in the middle: the same cells are written again, which changes nothing.
