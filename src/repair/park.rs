@@ -102,19 +102,11 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Takes the file's gap away, if it has one: what should be here is here.
+    /// Takes away the file's gap, also one that could not be read or is not seen yet: what should be here is here.
     pub(super) async fn unpark(&self, file: &FileName) -> Result<(), LedgerError> {
-        let known = match self.ledger.gap(&self.datacenter, file).await {
-            Ok(gap) => gap.is_some(),
-            Err(error @ LedgerError::Unavailable { .. }) => return Err(error),
-            Err(LedgerError::Corrupt { .. }) => true,
-        };
-        if known {
-            self.ledger
-                .clear_gap(&self.datacenter, file, self.now())
-                .await?;
-        }
-        Ok(())
+        self.ledger
+            .clear_gap(&self.datacenter, file, self.now())
+            .await
     }
 
     /// The hybrid time of an observation made now. (A clock that is too far ahead to stamp still tells time.)

@@ -671,7 +671,8 @@ impl Cluster {
             for site in [&self.ma01, &self.tx01] {
                 let status = site.get("/v1/status").await?;
                 if !is_so(&status) {
-                    return Err(format!("{}: {status:#}", site.name));
+                    let gaps = site.get("/v1/gaps").await?;
+                    return Err(format!("{}: {status:#}\n{gaps:#}", site.name));
                 }
             }
             Ok(())
