@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use phylactery::journal::{By, Mutation, Outcome};
-use phylactery::ledger::{Ledger, Strength};
+use phylactery::ledger::{Expected, Gap, Ledger, Strength};
 use phylactery::locks::KeyLocks;
 use phylactery::repair::status::{Progress, State};
 use phylactery::version::{Version, wall_clock};
@@ -239,6 +239,31 @@ async fn what_a_lost_journal_had_not_told_is_found_by_a_scan() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_journal_that_was_lost_with_its_clock_in_the_year_2099_is_left_like_any_other() {
+    let (_home, _ledger, mut ma, tx) = played_and_real().await;
+    put(&ma, "told", 1).await;
+    tx.comes("told", b"told").await;
+    ma.beat_at(Version(4_070_908_800_000_000)).await;
+    ma.begin_stream("played with the right time");
+    put(&ma, "by the new stream", 2).await;
+    tx.comes("by the new stream", b"by the new stream").await;
+    // It follows the new one: no proof beyond what that has said, and none while it says that something is not delivered.
+    is_caught_up(&ma, &tx).await;
+    let proved = tx.repair().caught_up().expect("just seen");
+    assert!(proved <= wall_clock(), "{proved}");
+    put(&ma, "later", 3).await;
+    tx.comes("later", b"later").await;
+    until("time goes on", async || {
+        ma.beat().await;
+        let now = tx.repair().caught_up();
+        (now > Some(proved))
+            .then_some(())
+            .ok_or_else(|| format!("{now:?}"))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn repair_waits_quietly_until_the_ledger_knows_its_datacenter() {
     let home = tempfile::tempdir().unwrap();
     let ledger = Flaky::open(home.path());
@@ -259,6 +284,42 @@ async fn repair_waits_quietly_until_the_ledger_knows_its_datacenter() {
     let mut ny = Site::unregistered("ny01", home.path(), &ledger, Some("photos")).await;
     ny.start(Some(repair_config()));
     ny.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_being_worked_on_leaves_no_gap_behind() {
+    let (_home, ledger, ma, tx) = played_and_real().await;
+    let end = CancellationToken::new();
+    ma.serve("slow", 1, Http::Hang(1000, end.clone()));
+    ma.put("slow", 1, 1000, None).await;
+    until("it is being copied", async || {
+        let copies = tx.repair().status().copies_in_flight;
+        (copies == 1).then_some(()).ok_or(copies.to_string())
+    })
+    .await;
+    // Both are due, the slow one first.
+    let due = |key: &str, next_try| Gap {
+        file: file(key),
+        since: Version(1),
+        attempts: 1,
+        last_error: "a test says so".to_owned(),
+        next_try: Version(next_try),
+        observed: Version(1),
+        expected: Expected::default(),
+    };
+    let slow = due("slow", 1);
+    ledger.set_gap(&tx.name, &slow).await.unwrap();
+    ledger.set_gap(&tx.name, &due("other", 2)).await.unwrap();
+    until("the other one is seen to", async || {
+        let gap = ledger.gap(&tx.name, &file("other")).await.unwrap();
+        gap.is_none().then_some(()).ok_or(format!("{gap:?}"))
+    })
+    .await;
+    let held = ledger.gap(&tx.name, &file("slow")).await.unwrap();
+    assert_eq!(held, Some(slow), "it is left to those who are at the file");
+    end.cancel();
+    tx.comes("slow", &[1; 1000]).await;
+    tx.no_gaps().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

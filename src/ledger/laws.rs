@@ -182,17 +182,29 @@ fn node_record() -> impl Strategy<Value = NodeRecord> {
             incarnation,
         });
     let open = (option::of(version()), option::of(version()));
-    (stream, number(), number(), open, version(), version()).prop_map(
-        |(stream, last_number, delivered, open, clock_mark, heartbeat)| NodeRecord {
-            stream,
-            last_number,
-            delivered,
-            oldest_undelivered: open.0,
-            oldest_open: open.1,
-            clock_mark,
-            heartbeat,
-        },
+    (
+        stream,
+        number(),
+        number(),
+        open,
+        version(),
+        version(),
+        number(),
     )
+        .prop_map(
+            |(stream, last_number, delivered, open, clock_mark, heartbeat, generation)| {
+                NodeRecord {
+                    stream,
+                    last_number,
+                    delivered,
+                    oldest_undelivered: open.0,
+                    oldest_open: open.1,
+                    clock_mark,
+                    heartbeat,
+                    generation,
+                }
+            },
+        )
 }
 
 fn datacenter_record() -> impl Strategy<Value = DatacenterRecord> {

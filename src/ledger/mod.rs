@@ -350,6 +350,9 @@ pub struct NodeRecord {
     pub clock_mark: Version,
     /// When it said so; also the timestamp of the row's cells.
     pub heartbeat: Version,
+    /// Above that of every stream that this node has left, whatever its clock said then. 0 in words of earlier programs.
+    #[serde(default)]
+    pub generation: u64,
 }
 
 impl NodeRecord {
@@ -364,6 +367,7 @@ impl NodeRecord {
             oldest_open: None,
             clock_mark: Version(0),
             heartbeat: Version(0),
+            generation: 0,
         }
     }
 

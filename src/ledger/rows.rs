@@ -64,6 +64,7 @@ impl Cell for NodeRecord {
             .text(self.stream.node.as_str())
             .text(&self.stream.incarnation)
             .number(self.delivered as i64)
+            .number(self.generation as i64)
             .0
     }
 }

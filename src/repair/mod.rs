@@ -367,16 +367,16 @@ impl Shared {
     }
 }
 
+/// Whether the node of this stream has another one by now. The heartbeats only tell for words of earlier programs: a clock
+/// that was wrong once has put the last word of the stream it was left in beyond all later ones.
 fn is_superseded(nodes: &[NodeRecord], stream: &StreamId) -> bool {
-    let heartbeat = nodes
-        .iter()
-        .find(|node| node.stream == *stream)
-        .map(|node| node.heartbeat);
+    let place = |node: &NodeRecord| (node.generation, node.heartbeat);
+    let ours = nodes.iter().find(|node| node.stream == *stream).map(place);
     nodes.iter().any(|node| {
         node.stream.datacenter == stream.datacenter
             && node.stream.node == stream.node
             && node.stream.incarnation != stream.incarnation
-            && Some(node.heartbeat) > heartbeat
+            && Some(place(node)) > ours
     })
 }
 

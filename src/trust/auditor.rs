@@ -54,6 +54,8 @@ struct AtWork {
     seen: BTreeMap<String, Version>,
     /// The doubt that was told last.
     told: Option<String>,
+    /// This stream's, as of the last look.
+    generation: u64,
 }
 
 /// Why a look or a word did not come about.
@@ -113,6 +115,7 @@ impl Auditor {
                 opened,
                 seen: BTreeMap::new(),
                 told: None,
+                generation: 1,
             }),
         };
         auditor.tell(&mut *auditor.at_work.lock().await);
@@ -173,6 +176,7 @@ impl Auditor {
             oldest_open: depth.oldest_open,
             clock_mark,
             heartbeat,
+            generation: at_work.generation,
         })
     }
 
@@ -244,6 +248,7 @@ impl Auditor {
         }
         self.tell(at_work);
         at_work.opened = None;
+        at_work.generation = generation(&self.journal.stream(), &nodes, &at_work.memory.gone);
         self.trust.set(
             true,
             at_work.memory.doubt.clone().map(Arc::new),
@@ -349,6 +354,21 @@ fn seen_of(own: &StreamId, nodes: &[NodeRecord]) -> BTreeMap<String, Version> {
         .collect()
 }
 
+/// A new stream comes after all that its node has had; one that goes on comes after those that are accounted for.
+fn generation(own: &StreamId, nodes: &[NodeRecord], gone: &BTreeMap<String, Version>) -> u64 {
+    let ours = nodes.iter().find(|node| node.stream == *own);
+    let left = nodes.iter().filter(|node| {
+        let is_other = node.stream.incarnation != own.incarnation;
+        let is_left = ours.is_none() || gone.contains_key(&node.stream.incarnation);
+        is_other
+            && is_left
+            && node.stream.datacenter == own.datacenter
+            && node.stream.node == own.node
+    });
+    let next = left.map(|node| node.generation + 1).max().unwrap_or(1);
+    next.max(ours.map_or(1, |node| node.generation))
+}
+
 /// Whether the doubt that stands says as much already.
 fn covers(standing: Option<&Why>, others: &BTreeMap<String, Version>, speaking: bool) -> bool {
     let all = |of: &BTreeMap<String, Version>| others.keys().all(|other| of.contains_key(other));
@@ -364,5 +384,42 @@ fn covers(standing: Option<&Why>, others: &BTreeMap<String, Version>, speaking: 
 impl Memory {
     fn text(&self) -> String {
         serde_json::to_string(self).expect("plain values with text keys always become JSON")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str, incarnation: &str, generation: u64) -> NodeRecord {
+        let stream = StreamId {
+            datacenter: "ma01".parse().unwrap(),
+            node: name.parse().unwrap(),
+            incarnation: incarnation.to_owned(),
+        };
+        NodeRecord {
+            generation,
+            ..NodeRecord::unread(stream)
+        }
+    }
+
+    #[test]
+    fn a_stream_comes_after_all_that_its_node_has_left() {
+        let own = node("node1", "own", 0).stream;
+        let of = |nodes: &[NodeRecord], gone: &[&str]| {
+            let gone = gone.iter().map(|&left| (left.to_owned(), Version(1)));
+            generation(&own, nodes, &gone.collect())
+        };
+        assert_eq!(of(&[], &[]), 1);
+        assert_eq!(of(&[node("node2", "a", 9)], &[]), 1);
+        // A new journal, accounted for or not.
+        let (a, b) = (node("node1", "a", 3), node("node1", "b", 0));
+        assert_eq!(of(&[a.clone(), b.clone()], &[]), 4);
+        let nodes = [a, b, node("node1", "own", 2)];
+        // One that goes on keeps its place while another one of the same name is in question,
+        assert_eq!(of(&nodes, &["b"]), 2);
+        // and goes above it when a person has said that it is no more.
+        assert_eq!(of(&nodes, &["a", "b"]), 4);
+        assert_eq!(of(&nodes[2..], &["a", "b"]), 2);
     }
 }

@@ -158,6 +158,7 @@ mod tests {
             oldest_open: None,
             clock_mark: Version(clock_mark),
             heartbeat: Version(heartbeat),
+            generation: 1,
         }
     }
 

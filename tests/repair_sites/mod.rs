@@ -424,6 +424,7 @@ impl Site {
                     oldest_open: depth.oldest_open,
                     clock_mark: beating.clock().mark(),
                     heartbeat: wall_clock(),
+                    generation: 1,
                 };
                 let _away = heart.set_node(&node).await;
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -871,6 +872,7 @@ pub struct Played {
     number: AtomicU64,
     /// What it says that the ledger has.
     pub delivered: AtomicU64,
+    generation: u64,
     parts: Arc<Parts>,
 }
 
@@ -902,6 +904,7 @@ impl Played {
             ledger: Arc::clone(ledger),
             number: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
+            generation: 1,
             parts: Arc::clone(&parts),
         };
         let of_tracker = Arc::clone(&parts);
@@ -931,11 +934,17 @@ impl Played {
     /// From now on it has another journal.
     pub fn begin_stream(&mut self, incarnation: &str) {
         self.stream.incarnation = incarnation.to_owned();
+        self.generation += 1;
         self.number.store(0, Ordering::SeqCst);
         self.delivered.store(0, Ordering::SeqCst);
     }
 
     pub async fn beat(&self) {
+        self.beat_at(wall_clock()).await;
+    }
+
+    /// By a clock that says so.
+    pub async fn beat_at(&self, heartbeat: Version) {
         let node = NodeRecord {
             stream: self.stream.clone(),
             last_number: self.number.load(Ordering::SeqCst),
@@ -943,7 +952,8 @@ impl Played {
             oldest_undelivered: None,
             oldest_open: None,
             clock_mark: wall_clock(),
-            heartbeat: wall_clock(),
+            heartbeat,
+            generation: self.generation,
         };
         self.ledger.set_node(&node).await.expect("beaten");
     }

@@ -334,6 +334,7 @@ pub(super) struct NodeValue<'a> {
     node: Option<&'a str>,
     incarnation: Option<&'a str>,
     delivered: Option<i64>,
+    generation: Option<i64>,
 }
 
 impl<'a> From<&'a NodeRecord> for NodeValue<'a> {
@@ -348,6 +349,7 @@ impl<'a> From<&'a NodeRecord> for NodeValue<'a> {
             node: Some(node.stream.node.as_str()),
             incarnation: Some(&node.stream.incarnation),
             delivered: Some(node.delivered as i64),
+            generation: Some(node.generation as i64),
         }
     }
 }
@@ -366,6 +368,7 @@ impl NodeValue<'_> {
             oldest_open: self.oldest_open.map(Version),
             clock_mark: Version(there(self.clock_mark, "clock_mark")?),
             heartbeat: Version(there(self.heartbeat, "heartbeat")?),
+            generation: there(self.generation, "generation")? as u64,
         })
     }
 }

@@ -136,6 +136,7 @@ pub(super) async fn last_word(ledger: Arc<dyn Ledger>, mut rng: StdRng) {
         oldest_open: None,
         clock_mark: Version(9),
         heartbeat: Version(heartbeat),
+        generation: 4,
     };
     let mut words = vec![node(1, 10), node(3, 30), node(2, 999), node(3, 29)];
     words.push(node(3, 30));
