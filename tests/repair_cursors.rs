@@ -247,18 +247,16 @@ async fn a_journal_that_was_lost_with_its_clock_in_the_year_2099_is_left_like_an
     ma.begin_stream("played with the right time");
     put(&ma, "by the new stream", 2).await;
     tx.comes("by the new stream", b"by the new stream").await;
-    // It follows the new one: no proof beyond what that has said, and none while it says that something is not delivered.
+    // What is proved follows the new one: nothing beyond its last word.
     is_caught_up(&ma, &tx).await;
-    let proved = tx.repair().caught_up().expect("just seen");
-    assert!(proved <= wall_clock(), "{proved}");
-    put(&ma, "later", 3).await;
-    tx.comes("later", b"later").await;
-    until("time goes on", async || {
-        ma.beat().await;
-        let now = tx.repair().caught_up();
-        (now > Some(proved))
+    let said = wall_clock();
+    ma.beat_at(said).await;
+    until("all that was said is proved", async || {
+        let proved = tx.repair().caught_up();
+        assert!(proved <= Some(said), "{proved:?} is beyond {said:?}");
+        (proved == Some(said))
             .then_some(())
-            .ok_or_else(|| format!("{now:?}"))
+            .ok_or_else(|| format!("{proved:?}"))
     })
     .await;
 }
