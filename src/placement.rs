@@ -2,8 +2,11 @@
 //!
 //! One rule, for repair, API and status alike: the placement of the file's (domain, class), else the one of its
 //! domain, else every active datacenter. Pure: what the ledger says is loaded once, and then only looked at.
+//!
+//! Always true: a placement that was taken back is still a row, of no datacenters, so that its time is known: whoever sets it
+//! again is newer, and rules that were changed to and fro are not taken for those that never changed.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use md5::{Digest, Md5};
 
@@ -13,7 +16,7 @@ use crate::ledger::{DatacenterRecord, FileRecord, Ledger, LedgerError, Placement
 /// The placements and datacenters of the ledger, as of one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Placements {
-    stated: HashMap<(Domain, Option<Class>), BTreeSet<Datacenter>>,
+    rows: BTreeMap<(Domain, Option<Class>), Placement>,
     active: BTreeSet<Datacenter>,
     registered: BTreeSet<Datacenter>,
 }
@@ -32,23 +35,51 @@ impl Placements {
     pub fn new(placements: Vec<Placement>, datacenters: &[DatacenterRecord]) -> Self {
         let active = datacenters.iter().filter(|record| record.active);
         Self {
-            stated: placements
-                .into_iter()
-                .map(|stated| ((stated.domain, stated.class), stated.datacenters))
-                .collect(),
+            rows: placements.into_iter().map(by_name).collect(),
             active: active.map(|record| record.name.clone()).collect(),
             registered: datacenters.iter().map(|r| r.name.clone()).collect(),
         }
     }
 
-    /// Where files of this class are due; `None` where the class is not known (yet).
-    pub fn due(&self, domain: &Domain, class: Option<&Class>) -> &BTreeSet<Datacenter> {
+    /// These, once `placement` is set.
+    pub fn with(mut self, placement: Placement) -> Self {
+        self.rows.extend([by_name(placement)]);
+        self
+    }
+
+    /// The row of a domain, or of a class of it, whether or not it was taken back.
+    pub fn row(&self, domain: &Domain, class: Option<&Class>) -> Option<&Placement> {
+        self.rows.get(&(domain.clone(), class.cloned()))
+    }
+
+    /// The rows that count, by domain and class.
+    pub fn stated(&self) -> impl Iterator<Item = &Placement> {
+        self.rows.values().filter(|row| !row.is_taken_back())
+    }
+
+    /// The row that says where files of this class are due; `None` where no row does, and all active datacenters count.
+    /// `class`: `None` where it is not known (yet).
+    pub fn deciding(&self, domain: &Domain, class: Option<&Class>) -> Option<&Placement> {
         // A file that nobody named a class for is of the class that always exists.
         let class = class.cloned().unwrap_or_else(Class::default_class);
-        self.stated
-            .get(&(domain.clone(), Some(class)))
-            .or_else(|| self.stated.get(&(domain.clone(), None)))
-            .unwrap_or(&self.active)
+        self.counting(domain, Some(&class))
+            .or_else(|| self.counting(domain, None))
+    }
+
+    /// Where files of this class are due; `None` where the class is not known (yet).
+    pub fn due(&self, domain: &Domain, class: Option<&Class>) -> &BTreeSet<Datacenter> {
+        self.deciding(domain, class)
+            .map_or(&self.active, |row| &row.datacenters)
+    }
+
+    /// Where files of a domain are due whose class has no placement of its own.
+    pub fn due_of_domain(&self, domain: &Domain) -> &BTreeSet<Datacenter> {
+        self.counting(domain, None)
+            .map_or(&self.active, |row| &row.datacenters)
+    }
+
+    fn counting(&self, domain: &Domain, class: Option<&Class>) -> Option<&Placement> {
+        self.row(domain, class).filter(|row| !row.is_taken_back())
     }
 
     /// Where this file is due: nowhere, if it is deleted or unknown.
@@ -60,21 +91,36 @@ impl Placements {
     }
 
     /// The same text for the same rules: who compares it with an earlier one knows whether files may have become due.
+    ///
+    /// With the time of each row, so that rules that were changed and changed back are others: what was passed by while
+    /// it was not due is looked at again, whoever looked meanwhile.
     pub fn rules(&self) -> String {
-        let mut rules: Vec<String> = self
-            .stated
-            .iter()
-            .map(|(of, where_due)| format!("{of:?} {where_due:?}"))
-            .collect();
-        rules.sort();
+        let rows = self.rows.iter().map(|(of, row)| {
+            let Placement {
+                datacenters,
+                updated,
+                ..
+            } = row;
+            format!("{of:?} {datacenters:?} {updated}")
+        });
+        let mut rules: Vec<String> = rows.collect();
         rules.push(format!("else {:?}", self.active));
         hex::encode(Md5::digest(rules.join("\n")))
+    }
+
+    /// Every datacenter where files are due that nobody has said anything else of.
+    pub fn active(&self) -> &BTreeSet<Datacenter> {
+        &self.active
     }
 
     /// Every datacenter that was ever registered.
     pub fn registered(&self) -> &BTreeSet<Datacenter> {
         &self.registered
     }
+}
+
+fn by_name(row: Placement) -> ((Domain, Option<Class>), Placement) {
+    ((row.domain.clone(), row.class.clone()), row)
 }
 
 #[cfg(test)]
@@ -112,6 +158,7 @@ mod tests {
             vec![
                 placement("logs", None, &["ma01"]),
                 placement("logs", Some("audit"), &["ma01", "or01"]),
+                placement("logs", Some("gone"), &[]),
                 placement("tmp", None, &[]),
             ],
             &[
@@ -128,8 +175,9 @@ mod tests {
         assert_eq!(due("logs", Some("audit")), names(&["ma01", "or01"]));
         assert_eq!(due("logs", Some("default")), names(&["ma01"]));
         assert_eq!(due("logs", None), names(&["ma01"]));
-        // Due nowhere is a placement too.
-        assert_eq!(due("tmp", None), names(&[]));
+        // Taken back: what would count without it does.
+        assert_eq!(due("logs", Some("gone")), names(&["ma01"]));
+        assert_eq!(due("tmp", None), names(&["ma01", "tx01"]));
         assert_eq!(due("photos", Some("audit")), names(&["ma01", "tx01"]));
         assert_eq!(placements.registered(), &names(&["ma01", "or01", "tx01"]));
     }
@@ -142,5 +190,31 @@ mod tests {
         );
         let photos = Domain::from_bytes(b"photos");
         assert_eq!(*placements.due(&photos, None), names(&["tx01"]));
+    }
+
+    #[test]
+    fn rules_that_were_changed_and_changed_back_are_others() {
+        let datacenters = [datacenter("ma01", true), datacenter("tx01", true)];
+        let at = |updated, datacenters: &[&str]| Placement {
+            updated: Version(updated),
+            ..placement("photos", None, datacenters)
+        };
+        let none = Placements::new(Vec::new(), &datacenters);
+        let mut seen = vec![none.rules()];
+        assert_eq!(none.rules(), none.clone().rules());
+        let mut placements = none;
+        for row in [
+            at(1, &["ma01"]),
+            at(2, &["ma01", "tx01"]),
+            at(3, &["ma01"]),
+            at(4, &[]),
+            at(5, &["ma01"]),
+            at(6, &[]),
+        ] {
+            placements = placements.with(row);
+            let rules = placements.rules();
+            assert!(!seen.contains(&rules), "{placements:?}");
+            seen.push(rules);
+        }
     }
 }

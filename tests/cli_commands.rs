@@ -54,7 +54,7 @@ impl Running {
     }
 }
 
-const COMMANDS: [&[&str]; 11] = [
+const COMMANDS: [&[&str]; 15] = [
     &["run"],
     &["check-config"],
     &["schema"],
@@ -66,6 +66,10 @@ const COMMANDS: [&[&str]; 11] = [
     &["file"],
     &["file", "show"],
     &["gaps"],
+    &["placement"],
+    &["placement", "show"],
+    &["placement", "set"],
+    &["placement", "remove"],
 ];
 
 #[test]
@@ -106,6 +110,14 @@ fn a_wrong_command_line_ends_with_64() {
         &["file", "show", "demo"],
         &["file", "show", "demo", ""],
         &["file", "show", "demo", ".."],
+        &["placement"],
+        &["placement", "set", "photos"],
+        &["placement", "set", "photos", ""],
+        &["placement", "set", "photos", "ma01,"],
+        &["placement", "set", "photos", "MA01"],
+        &["placement", "set", ":raw", "ma01"],
+        &["placement", "set", "..", "ma01"],
+        &["placement", "remove", ""],
         &["demo", "--port-offset", "60000"],
         &["demo", "--port-offset", "-1"],
         &["tracker", "--dir", "/nowhere", "--listen", "here"],

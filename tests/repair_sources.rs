@@ -299,7 +299,8 @@ async fn only_what_is_due_here_comes() {
         datacenters: [dc("ma01")].into(),
         updated: wall_clock(),
     };
-    ledger.set_placement(&placement).await.unwrap();
+    let setting = ledger.set_placement(&placement, Strength::Local);
+    setting.await.unwrap();
     tokio::time::sleep(Duration::from_secs(3)).await;
     ma.serve("k", 5, Http::Good(b"bytes".to_vec()));
     ma.put("k", 5, 5, None).await;
@@ -311,7 +312,8 @@ async fn only_what_is_due_here_comes() {
         updated: wall_clock(),
         ..placement
     };
-    ledger.set_placement(&placement).await.unwrap();
+    let setting = ledger.set_placement(&placement, Strength::Local);
+    setting.await.unwrap();
     tokio::time::sleep(Duration::from_secs(3)).await;
     tx.repair().ask_for_scan();
     tx.comes("k", b"bytes").await;

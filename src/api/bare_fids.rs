@@ -49,7 +49,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, MapAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Value, json};
 
@@ -281,7 +281,8 @@ impl Api {
     }
 }
 
-fn registered(placements: &Placements, name: &str) -> Result<Datacenter, Refusal> {
+/// The registered datacenter of this name.
+pub(super) fn registered(placements: &Placements, name: &str) -> Result<Datacenter, Refusal> {
     let known = placements.registered();
     let found = known.iter().find(|datacenter| datacenter.as_str() == name);
     found.cloned().ok_or_else(|| {
@@ -292,7 +293,8 @@ fn registered(placements: &Placements, name: &str) -> Result<Datacenter, Refusal
     })
 }
 
-fn list(names: impl Iterator<Item = impl ToString>) -> String {
+/// Names as a person lists them.
+pub(super) fn list(names: impl Iterator<Item = impl ToString>) -> String {
     let names: Vec<String> = names.map(|name| name.to_string()).collect();
     if names.is_empty() {
         return "none".to_owned();
@@ -373,7 +375,8 @@ impl<'de> Deserialize<'de> for Members {
     }
 }
 
-async fn read(body: Body) -> Result<Members, Refusal> {
+/// A body that is JSON, not too long, and in time.
+pub(super) async fn read<T: DeserializeOwned>(body: Body) -> Result<T, Refusal> {
     let reading = tokio::time::timeout(BODY_LIMIT, collect(body)).await;
     let late = || {
         Refusal::Bad(format!(

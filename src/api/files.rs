@@ -45,8 +45,12 @@ fn file_named(uri: &Uri) -> Result<FileName, Refusal> {
     if domain.is_empty() || key.is_empty() {
         return Err(wrong());
     }
-    let bytes = |text| percent_decode_str(text).collect::<Vec<u8>>();
-    Ok(FileName::from_bytes(&bytes(domain), &bytes(key)))
+    Ok(FileName::from_bytes(&decoded(domain), &decoded(key)))
+}
+
+/// The bytes of a part of a path.
+pub(super) fn decoded(part: &str) -> Vec<u8> {
+    percent_decode_str(part).collect()
 }
 
 fn describe(file: &FileName, record: &FileRecord, placements: &Placements) -> Value {
@@ -157,6 +161,6 @@ fn named(file: &FileName) -> Map<String, Value> {
 }
 
 /// A name as text, if it is any.
-fn text(bytes: &[u8], escaped: &str) -> Value {
+pub(super) fn text(bytes: &[u8], escaped: &str) -> Value {
     json!(std::str::from_utf8(bytes).unwrap_or(escaped))
 }

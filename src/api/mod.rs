@@ -8,6 +8,7 @@
 //! | `GET /metrics` | the same in figures, for Prometheus; see `metrics` |
 //! | `GET /v1/files/{domain}/{key}` | one file: its head, who holds what, where it is due and where it is missing |
 //! | `GET /v1/gaps` | what did not work at once here, most urgent first |
+//! | `GET`, `PUT`, `DELETE /v1/placements/…` | where files are due, as an operator has said; see `placements` |
 //! | `POST /v1/doubt/accept` | a person accepts the doubt of this `id`; see [`crate::trust`] |
 //! | `/file/…` | [`bare_fids`] |
 //!
@@ -23,6 +24,7 @@ mod gap_count;
 mod hunt;
 mod listener;
 mod metrics;
+mod placements;
 mod ready;
 mod refusal;
 mod status;
@@ -114,6 +116,8 @@ struct Api {
     gap_count: gap_count::GapCount,
     /// `/file/new` looks before it writes: one at a time.
     inserting: tokio::sync::Mutex<()>,
+    /// So does who sets a placement.
+    placing: tokio::sync::Mutex<()>,
 }
 
 type Shared = State<Arc<Api>>;
@@ -125,6 +129,7 @@ pub fn router(context: Context) -> Router {
         hunts: hunt::Hunts::default(),
         gap_count: gap_count::GapCount::default(),
         inserting: tokio::sync::Mutex::default(),
+        placing: tokio::sync::Mutex::default(),
     });
     let first_version = Router::new()
         .route("/file/bad/{dc}", get(bare_fids::bad))
@@ -143,6 +148,13 @@ pub fn router(context: Context) -> Router {
         .route("/v1/doubt/accept", post(doubt::accept))
         .route("/v1/files/{domain}/{*key}", get(files::file))
         .route("/v1/gaps", get(files::gaps))
+        .route("/v1/placements", get(placements::all))
+        .route(
+            "/v1/placements/{*of}",
+            get(placements::of_domain)
+                .put(placements::set)
+                .delete(placements::take_back),
+        )
         .merge(first_version)
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
@@ -151,7 +163,7 @@ pub fn router(context: Context) -> Router {
 
 async fn no_such_path(request: Request) -> Refusal {
     Refusal::NotFound(format!(
-        "nothing is at {}; try /v1/status, /v1/files/DOMAIN/KEY, /v1/gaps, /metrics, /healthz or /readyz",
+        "nothing is at {}; try /v1/status, /v1/files/DOMAIN/KEY, /v1/gaps, /v1/placements, /metrics, /healthz or /readyz",
         request.uri().path()
     ))
 }

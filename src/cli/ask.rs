@@ -1,5 +1,6 @@
-//! `phylactery status`, `accept`, `file show` and `gaps`: they ask the HTTP API, and know nothing that it does not say.
+//! `phylactery status`, `accept`, `file show`, `gaps` and `placement`: they ask the HTTP API, and know nothing that it does not say.
 
+pub(super) mod placement;
 mod show;
 
 use std::ffi::OsString;
@@ -8,7 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
-use reqwest::Url;
+use reqwest::{Method, Url};
 use serde_json::Value;
 
 use super::{Failure, runtime};
@@ -104,7 +105,7 @@ pub(super) fn accept(arguments: Accept) -> Result<(), Failure> {
         }
     };
     let body = serde_json::json!({ "id": id });
-    let answer = runtime.block_on(asking.send("v1/doubt/accept", Some(&body)))?;
+    let answer = runtime.block_on(asking.send(Method::POST, "v1/doubt/accept", Some(&body)))?;
     if asking.json {
         super::paint::say!("{answer:#}");
     } else {
@@ -119,28 +120,59 @@ pub(super) fn gaps(arguments: Gaps) -> Result<(), Failure> {
 }
 
 pub(super) fn file(arguments: Show) -> Result<(), Failure> {
-    let encoded = |name: &OsString| percent_encode(name.as_bytes(), NON_ALPHANUMERIC).to_string();
-    let (domain, key) = (encoded(&arguments.domain), encoded(&arguments.key));
+    let (domain, key) = (arguments.domain.as_bytes(), arguments.key.as_bytes());
     if domain.is_empty() || key.is_empty() {
         return Err(Failure::Usage("a domain or key is never empty".to_owned()));
     }
-    // However they are encoded, URLs take these two for steps through folders.
-    if [".", ".."].iter().any(|dots| arguments.key == *dots) {
+    let path = |key: &str| format!("v1/files/{}/{key}", encoded(domain));
+    if is_dots(key) {
         return Err(Failure::Usage(format!(
-            "the key {} cannot stand in a URL as other programs read them; ask with \
-             `curl --path-as-is {}/v1/files/{domain}/{}`",
-            arguments.key.display(),
+            "the key {key} cannot stand in a URL as other programs read them; ask with \
+             `curl --path-as-is {}/{}`",
             arguments.asking.api.trim_end_matches('/'),
-            arguments.key.display()
+            path(&arguments.key.to_string_lossy()),
+            key = arguments.key.display(),
         )));
     }
-    let path = format!("v1/files/{domain}/{key}");
-    arguments.asking.ask(&path, show::file)
+    arguments.asking.ask(&path(&encoded(key)), show::file)
+}
+
+fn encoded(name: &[u8]) -> String {
+    percent_encode(name, NON_ALPHANUMERIC).to_string()
+}
+
+/// However they are encoded, URLs take these two for steps through folders.
+fn is_dots(name: &[u8]) -> bool {
+    matches!(name, b"." | b"..")
+}
+
+/// A name as a part of a path. `what`: what it is the name of.
+fn segment(what: &str, name: &[u8]) -> Result<String, Failure> {
+    if name.is_empty() {
+        return Err(Failure::Usage(format!("a {what} is never empty")));
+    }
+    if is_dots(name) {
+        return Err(Failure::Usage(format!(
+            "the {what} {} cannot stand in a URL as other programs read them",
+            name.escape_ascii()
+        )));
+    }
+    Ok(encoded(name))
 }
 
 impl Asking {
     fn ask(&self, path: &str, show: fn(&Value)) -> Result<(), Failure> {
-        let answer = runtime()?.block_on(self.fetch(path))?;
+        self.tell(Method::GET, path, None, show)
+    }
+
+    fn tell(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        show: fn(&Value),
+    ) -> Result<(), Failure> {
+        let answer = runtime()?.block_on(self.send(method, path, body))?;
         if self.json {
             super::paint::say!("{answer:#}");
         } else {
@@ -150,11 +182,15 @@ impl Asking {
     }
 
     async fn fetch(&self, path: &str) -> Result<Value, Failure> {
-        self.send(path, None).await
+        self.send(Method::GET, path, None).await
     }
 
-    /// A GET, or with a body a POST.
-    async fn send(&self, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, Failure> {
         let base = self.api.trim_end_matches('/');
         let wrong = |why: &dyn std::fmt::Display| {
             Failure::Usage(format!(
@@ -173,9 +209,10 @@ impl Asking {
         };
         let client = reqwest::Client::builder().no_proxy().timeout(LIMIT).build();
         let client = client.map_err(|error| anyhow::Error::new(error).context("make a client"))?;
+        let request = client.request(method, url);
         let request = match body {
-            None => client.get(url),
-            Some(body) => client.post(url).json(body),
+            None => request,
+            Some(body) => request.json(body),
         };
         let response = request.send().await.map_err(unreachable)?;
         let status = response.status();

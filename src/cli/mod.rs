@@ -38,7 +38,8 @@ pub use failure::Failure;
           phylactery check-config /etc/phylactery.toml && phylactery run --config /etc/phylactery.toml\n  \
           phylactery schema print | cqlsh\n  \
           phylactery file show photos 2026/cat.jpg\n  \
-          phylactery gaps --json | jq '.gaps[].key'\n\n\
+          phylactery gaps --json | jq '.gaps[].key'\n  \
+          phylactery placement set photos:raw ma01,tx01\n\n\
         Exit status:\n  \
           0   done\n  \
           1   failed, for the reason told\n  \
@@ -124,6 +125,13 @@ pub enum Command {
     /// These are the files that repair has tried to bring to this datacenter (or to delete, rename or reclass in it)
     /// without success, most urgent first, each with its last error. It goes on trying by itself.
     Gaps(ask::Gaps),
+
+    /// Say, or show, in which datacenters files are due
+    ///
+    /// Files are due in all active datacenters, unless a placement was set for their domain or class. It is kept in the
+    /// ledger, and so counts in all datacenters, whichever of them is told.
+    #[command(subcommand, arg_required_else_help = true)]
+    Placement(ask::placement::Placement),
 }
 
 impl Cli {
@@ -150,7 +158,11 @@ impl Command {
             Command::Tracker(_) => "info",
             // What the driver of Cassandra notices is for the log of a service; what comes of it is told here anyway.
             Command::CheckConfig(_) | Command::Schema(_) | Command::Demo(_) => "warn,scylla=off",
-            Command::Status(_) | Command::Accept(_) | Command::File(_) | Command::Gaps(_) => "warn",
+            Command::Status(_)
+            | Command::Accept(_)
+            | Command::File(_)
+            | Command::Gaps(_)
+            | Command::Placement(_) => "warn",
         }
     }
 
@@ -175,6 +187,7 @@ impl Command {
             Command::Accept(arguments) => ask::accept(arguments),
             Command::File(ask::File::Show(arguments)) => ask::file(arguments),
             Command::Gaps(arguments) => ask::gaps(arguments),
+            Command::Placement(placement) => ask::placement::run(placement),
         }
     }
 }

@@ -194,7 +194,7 @@ passed_on! {
     "read nodes" nodes() -> Vec<NodeRecord>;
     "publish a datacenter" set_datacenter(datacenter: &DatacenterRecord) -> ();
     "read datacenters" datacenters() -> Vec<DatacenterRecord>;
-    "set a placement" set_placement(placement: &Placement) -> ();
+    "set a placement" set_placement(placement: &Placement, strength: Strength) -> ();
     "read placements" placements() -> Vec<Placement>;
     "move a cursor" set_cursor(datacenter: &Datacenter, cursor: &Cursor) -> ();
     "read a cursor" cursor(datacenter: &Datacenter, name: &str) -> Option<Cursor>;

@@ -401,10 +401,17 @@ pub struct Placement {
     pub domain: Domain,
     /// The class; `None` for all classes of the domain that have no placement of their own.
     pub class: Option<Class>,
-    /// The datacenters.
+    /// The datacenters. None at all: the placement was taken back, and what would count without it does.
     pub datacenters: BTreeSet<Datacenter>,
     /// When this was said; also the timestamp of the row's cells.
     pub updated: Version,
+}
+
+impl Placement {
+    /// Whether it counts no more. It stays as a row, so that its time is known.
+    pub fn is_taken_back(&self) -> bool {
+        self.datacenters.is_empty()
+    }
 }
 
 /// How far one datacenter has read: a stream of another's changes, or its own scan of all files; or since when it has seen
@@ -520,8 +527,12 @@ pub trait Ledger: Send + Sync + 'static {
     async fn set_datacenter(&self, datacenter: &DatacenterRecord) -> Result<(), LedgerError>;
     /// All datacenters ever registered, sorted by name.
     async fn datacenters(&self) -> Result<Vec<DatacenterRecord>, LedgerError>;
-    /// Sets a placement.
-    async fn set_placement(&self, placement: &Placement) -> Result<(), LedgerError>;
+    /// Sets a placement. Said once, so whoever sets it wants to know whether all datacenters hear it: [`Strength::Each`].
+    async fn set_placement(
+        &self,
+        placement: &Placement,
+        strength: Strength,
+    ) -> Result<(), LedgerError>;
     /// All placements.
     async fn placements(&self) -> Result<Vec<Placement>, LedgerError>;
     /// Moves a cursor of one datacenter.

@@ -16,13 +16,13 @@ use serde_json::Value;
 
 use crate::support::{Site, dc, site};
 
-async fn ask(arguments: &[&[u8]]) -> Output {
+pub async fn ask(arguments: &[&[u8]]) -> Output {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_phylactery"));
     command.args(arguments.iter().map(|&bytes| OsStr::from_bytes(bytes)));
     command.output().await.unwrap()
 }
 
-async fn told(site: &Site, arguments: &[&[u8]]) -> String {
+pub async fn told(site: &Site, arguments: &[&[u8]]) -> String {
     let api = format!("http://{}/", site.address);
     let output = ask(&[arguments, &[b"--api", api.as_bytes()]].concat()).await;
     assert_eq!(output.status.code(), Some(0), "{output:?}");
@@ -240,6 +240,7 @@ async fn an_api_that_is_not_there_or_is_another_service() {
         &[&b"status"[..]][..],
         &[b"gaps"],
         &[b"file", b"show", b"d", b"k"],
+        &[b"placement", b"set", b"d", b"ma01"],
     ] {
         let output = ask(&[command, &[b"--api", api.as_bytes()]].concat()).await;
         assert_eq!(output.status.code(), Some(69), "{output:?}");

@@ -5,6 +5,9 @@
 mod asked_by_cli;
 mod bare_fids;
 mod metrics;
+mod placements;
+#[path = "../repair_sites/mod.rs"]
+mod repair_sites;
 mod support;
 mod unavailable;
 mod v1;

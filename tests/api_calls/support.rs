@@ -252,7 +252,7 @@ pub fn client() -> reqwest::Client {
     reqwest::Client::builder().no_proxy().build().unwrap()
 }
 
-async fn answer(response: reqwest::Response) -> (u16, Value) {
+pub async fn answer(response: reqwest::Response) -> (u16, Value) {
     let status = response.status().as_u16();
     let body = response.text().await.unwrap();
     let json = serde_json::from_str(&body).unwrap_or_else(|_| panic!("not JSON: {body}"));

@@ -77,7 +77,7 @@ impl Ledger for Unavailable {
     async fn datacenters(&self) -> Result<Vec<DatacenterRecord>, LedgerError> {
         no()
     }
-    async fn set_placement(&self, _: &Placement) -> Result<(), LedgerError> {
+    async fn set_placement(&self, _: &Placement, _: Strength) -> Result<(), LedgerError> {
         no()
     }
     async fn placements(&self) -> Result<Vec<Placement>, LedgerError> {

@@ -7,7 +7,7 @@ use phylactery::api::Proof;
 use phylactery::file::{Class, Domain, FileName};
 use phylactery::journal::debt::{LastError, Paying, SetAside};
 use phylactery::journal::{Debts, Depth, Refused};
-use phylactery::ledger::{Expected, Gap, Placement};
+use phylactery::ledger::{Expected, Gap, Placement, Strength};
 use phylactery::trust::{Doubt, Why};
 use phylactery::version::{Version, wall_clock};
 use serde_json::{Value, json};
@@ -97,7 +97,8 @@ async fn a_file_is_due_where_its_placement_says() {
         datacenters: [dc("ma01")].into(),
         updated: site.clock.stamp().unwrap(),
     };
-    site.ledger.set_placement(&placement).await.unwrap();
+    let setting = site.ledger.set_placement(&placement, Strength::Local);
+    setting.await.unwrap();
     register(&*site.ledger, "or01", false, &site.clock).await;
     let (_, answer) = site.get("/v1/files/photos/cat.jpg").await;
     assert_eq!(

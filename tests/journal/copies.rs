@@ -249,7 +249,7 @@ passed_on! {
     nodes() -> Vec<NodeRecord>;
     set_datacenter(datacenter: &DatacenterRecord) -> ();
     datacenters() -> Vec<DatacenterRecord>;
-    set_placement(placement: &Placement) -> ();
+    set_placement(placement: &Placement, strength: Strength) -> ();
     placements() -> Vec<Placement>;
     set_cursor(datacenter: &Datacenter, cursor: &Cursor) -> ();
     cursor(datacenter: &Datacenter, name: &str) -> Option<Cursor>;

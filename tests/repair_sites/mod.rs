@@ -101,6 +101,8 @@ pub fn repair_config() -> RepairConfig {
 pub struct Flaky {
     inner: Arc<dyn Ledger>,
     pub away: AtomicBool,
+    /// The copies of other datacenters do not hear of placements.
+    pub others_away: AtomicBool,
     /// Only the nodes cannot be read.
     pub nodes_away: AtomicBool,
     /// Reads of this file fail for good.
@@ -118,6 +120,7 @@ impl Flaky {
         Arc::new(Flaky {
             inner,
             away: AtomicBool::new(false),
+            others_away: AtomicBool::new(false),
             nodes_away: AtomicBool::new(false),
             poison: Mutex::default(),
         })
@@ -232,8 +235,18 @@ impl Ledger for Flaky {
     async fn datacenters(&self) -> Result<Vec<DatacenterRecord>, LedgerError> {
         self.here()?.datacenters().await
     }
-    async fn set_placement(&self, placement: &Placement) -> Result<(), LedgerError> {
-        self.here()?.set_placement(placement).await
+    async fn set_placement(
+        &self,
+        placement: &Placement,
+        strength: Strength,
+    ) -> Result<(), LedgerError> {
+        if strength != Strength::Local && self.others_away.load(Ordering::SeqCst) {
+            return Err(LedgerError::Unavailable {
+                doing: "set a placement",
+                why: "a test says that others are away".into(),
+            });
+        }
+        self.here()?.set_placement(placement, strength).await
     }
     async fn placements(&self) -> Result<Vec<Placement>, LedgerError> {
         self.here()?.placements().await

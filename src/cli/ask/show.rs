@@ -377,11 +377,11 @@ pub(super) fn gaps(answer: &Value) {
     }
 }
 
-fn row(name: &str, what: impl std::fmt::Display) {
+pub(super) fn row(name: &str, what: impl std::fmt::Display) {
     say!("  {name:<11} {what}");
 }
 
-fn text(value: &Value) -> String {
+pub(super) fn text(value: &Value) -> String {
     match value {
         Value::String(text) => plain(text),
         Value::Null => "none".to_owned(),

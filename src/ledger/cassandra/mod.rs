@@ -669,14 +669,18 @@ impl Ledger for CassandraLedger {
         .await
     }
 
-    async fn set_placement(&self, placement: &Placement) -> Result<(), LedgerError> {
+    async fn set_placement(
+        &self,
+        placement: &Placement,
+        strength: Strength,
+    ) -> Result<(), LedgerError> {
         let values = (
             placement.written_at().0,
             PlacementValue::from(placement),
             placement.domain.escaped(),
             placement.class.as_ref().map_or("", |class| class.escaped()),
         );
-        let statement = &self.statements.set_placement;
+        let statement = self.statements.set_placement.at(strength);
         self.tell("set a placement", statement, values).await
     }
 

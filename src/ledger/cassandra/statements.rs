@@ -57,7 +57,7 @@ pub(super) struct Statements {
     pub(super) list_nodes: PreparedStatement,
     pub(super) set_datacenter: PreparedStatement,
     pub(super) list_datacenters: PreparedStatement,
-    pub(super) set_placement: PreparedStatement,
+    pub(super) set_placement: AtStrength,
     pub(super) list_placements: PreparedStatement,
     pub(super) set_cursor: PreparedStatement,
     pub(super) read_cursor: PreparedStatement,
@@ -172,7 +172,8 @@ impl Statements {
             )
             .await?,
             list_datacenters: one("SELECT name, record FROM datacenters WHERE part = 0").await?,
-            set_placement: one(
+            // Said once by a person; at EACH_QUORUM too, so that every datacenter reads it at LOCAL_QUORUM.
+            set_placement: strong(
                 "UPDATE placements USING TIMESTAMP ? SET record = ? \
                  WHERE part = 0 AND domain = ? AND class_name = ?",
             )

@@ -87,7 +87,7 @@ CREATE TABLE datacenters (
     record TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 
-CREATE TABLE placements (
+CREATE TABLE placements (               -- a record without datacenters was taken back
     domain TEXT NOT NULL,
     class_name TEXT NOT NULL,           -- empty: all classes of the domain without a row of their own
     updated INTEGER NOT NULL,

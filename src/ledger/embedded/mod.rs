@@ -359,7 +359,7 @@ impl Ledger for EmbeddedLedger {
         .await
     }
 
-    async fn set_placement(&self, placement: &Placement) -> Result<(), LedgerError> {
+    async fn set_placement(&self, placement: &Placement, _: Strength) -> Result<(), LedgerError> {
         let placement = placement.clone();
         self.write_by("set a placement", move |sql| {
             let class = placement.class.as_ref().map_or("", |c| c.escaped());

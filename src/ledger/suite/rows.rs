@@ -9,7 +9,9 @@ use rand::seq::SliceRandom;
 
 use super::{datacenter, file, gap, stream};
 use crate::file::{Cell, Class, Domain};
-use crate::ledger::{Cursor, DatacenterRecord, Expected, Gap, Ledger, NodeRecord, Placement};
+use crate::ledger::{
+    Cursor, DatacenterRecord, Expected, Gap, Ledger, NodeRecord, Placement, Strength,
+};
 use crate::version::Version;
 
 pub(super) async fn gap_life(ledger: Arc<dyn Ledger>) {
@@ -189,7 +191,8 @@ pub(super) async fn last_word(ledger: Arc<dyn Ledger>, mut rng: StdRng) {
     ];
     words.shuffle(&mut rng);
     for word in &words {
-        ledger.set_placement(word).await.unwrap();
+        let setting = ledger.set_placement(word, Strength::Local);
+        setting.await.unwrap();
     }
     let mut placements = ledger.placements().await.unwrap();
     placements.sort_by_key(|placement| placement.class.clone());
