@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{self, Proof, Vitals};
 use crate::config::{Config, LedgerConfig};
 use crate::events::Events;
+use crate::file::FileName;
 use crate::journal::debt::{Figures, Payer, Paying};
 use crate::journal::deliver::Deliverer;
 use crate::journal::settle::Settler;
@@ -28,6 +29,7 @@ use crate::ledger::{Ledger, awaited};
 use crate::locks::KeyLocks;
 use crate::proxy::{Drained, Proxy};
 use crate::registration::Registration;
+use crate::repair::explain::Explanation;
 use crate::repair::{Repair, RepairParts};
 use crate::trackers::Trackers;
 use crate::trust::{Auditor, Doubt, NotAccepted};
@@ -252,6 +254,10 @@ impl Vitals for Parts {
 
     fn doubt(&self) -> Option<Arc<Doubt>> {
         self.auditor.trust().doubt()
+    }
+
+    async fn explain(&self, file: &FileName) -> Explanation {
+        self.repair.explain(file).await
     }
 
     async fn accept(&self, doubt: &str) -> Result<Option<Arc<Doubt>>, NotAccepted> {

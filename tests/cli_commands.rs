@@ -54,7 +54,7 @@ impl Running {
     }
 }
 
-const COMMANDS: [&[&str]; 15] = [
+const COMMANDS: [&[&str]; 16] = [
     &["run"],
     &["check-config"],
     &["schema"],
@@ -65,6 +65,7 @@ const COMMANDS: [&[&str]; 15] = [
     &["status"],
     &["file"],
     &["file", "show"],
+    &["explain"],
     &["gaps"],
     &["placement"],
     &["placement", "show"],
@@ -110,6 +111,9 @@ fn a_wrong_command_line_ends_with_64() {
         &["file", "show", "demo"],
         &["file", "show", "demo", ""],
         &["file", "show", "demo", ".."],
+        &["explain", "demo"],
+        &["explain", "demo", ""],
+        &["explain", "demo", "."],
         &["placement"],
         &["placement", "set", "photos"],
         &["placement", "set", "photos", ""],

@@ -132,6 +132,12 @@ async fn files_come_where_an_operator_says_that_they_are_due_and_nowhere_else() 
         holds(tx01, "before", b"bytes").await,
         "narrowing has deleted it"
     );
+    for (key, rule) in [("hidden", "photos"), ("small", "photos:thumb")] {
+        let text = phylactery(tx01, &["explain", "photos", key]).await;
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let said = format!("It is not due here: the placement of {rule}, set at");
+        assert!(words.join(" ").contains(&said), "{text}");
+    }
     let shown: Value = serde_json::from_str(&placement(ma01, &["show", "--json"]).await).unwrap();
     assert_eq!(shown["placements"].as_array().unwrap().len(), 2, "{shown}");
 

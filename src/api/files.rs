@@ -4,7 +4,7 @@
 //! as it is. In JSON they are text; those that are not UTF-8 are in the tracker's escaping, and the answer
 //! says so (`"escaped": true`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use axum::Json;
 use axum::extract::{Query, State};
@@ -14,8 +14,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{Refusal, Shared, rfc3339};
-use crate::file::{FileName, Op, Replica};
-use crate::ledger::{FileRecord, Strength};
+use crate::file::{Datacenter, FileName, Op, Replica};
+use crate::ledger::{FileRecord, Gap, Strength};
 use crate::placement::Placements;
 use crate::version::Version;
 
@@ -25,7 +25,7 @@ const GAPS: usize = 1000;
 const MOST_GAPS: usize = 10_000;
 
 pub(super) async fn file(State(api): Shared, uri: Uri) -> Result<Json<Value>, Refusal> {
-    let file = file_named(&uri)?;
+    let file = file_named(&uri, "/v1/files/")?;
     let reading = api.context.ledger.read(&file, Strength::Local);
     let record = api.ask("read the file", reading).await?;
     if record == FileRecord::default() {
@@ -37,10 +37,10 @@ pub(super) async fn file(State(api): Shared, uri: Uri) -> Result<Json<Value>, Re
     Ok(Json(describe(&file, &record, &placements)))
 }
 
-/// From the path as it was sent: axum's own decoding takes only UTF-8, and would lose a `//`.
-fn file_named(uri: &Uri) -> Result<FileName, Refusal> {
-    let wrong = || Refusal::Bad("write /v1/files/DOMAIN/KEY, percent-encoded".to_owned());
-    let named = uri.path().strip_prefix("/v1/files/").ok_or_else(wrong)?;
+/// From the path as it was sent, behind `call`: axum's own decoding takes only UTF-8, and would lose a `//`.
+pub(super) fn file_named(uri: &Uri, call: &str) -> Result<FileName, Refusal> {
+    let wrong = || Refusal::Bad(format!("write {call}DOMAIN/KEY, percent-encoded"));
+    let named = uri.path().strip_prefix(call).ok_or_else(wrong)?;
     let (domain, key) = named.split_once('/').ok_or_else(wrong)?;
     if domain.is_empty() || key.is_empty() {
         return Err(wrong());
@@ -55,24 +55,33 @@ pub(super) fn decoded(part: &str) -> Vec<u8> {
 
 fn describe(file: &FileName, record: &FileRecord, placements: &Placements) -> Value {
     let due = placements.due_of(file, record);
-    let missing: Vec<_> = due
-        .iter()
-        .filter(|datacenter| !record.is_whole_in(datacenter, true))
-        .collect();
-    let replicas: BTreeMap<_, _> = record
-        .replicas
-        .iter()
-        .map(|(datacenter, replica)| (datacenter, describe_replica(replica)))
-        .collect();
     let mut answer = named(file);
     answer.insert("head".to_owned(), describe_head(record));
-    answer.insert("replicas".to_owned(), json!(replicas));
+    answer.insert("replicas".to_owned(), replicas(record));
     answer.insert("due".to_owned(), json!(due));
-    answer.insert("missing".to_owned(), json!(missing));
+    answer.insert("missing".to_owned(), missing(record, &due));
     Value::Object(answer)
 }
 
-fn describe_head(record: &FileRecord) -> Value {
+/// Those of `due` that have not what they should.
+pub(super) fn missing(record: &FileRecord, due: &BTreeSet<Datacenter>) -> Value {
+    let due = due.iter();
+    let missing: Vec<_> = due
+        .filter(|datacenter| !record.is_whole_in(datacenter, true))
+        .collect();
+    json!(missing)
+}
+
+/// What each datacenter holds.
+pub(super) fn replicas(record: &FileRecord) -> Value {
+    let replicas = record.replicas.iter();
+    let replicas: BTreeMap<_, _> = replicas
+        .map(|(datacenter, replica)| (datacenter, describe_replica(replica)))
+        .collect();
+    json!(replicas)
+}
+
+pub(super) fn describe_head(record: &FileRecord) -> Value {
     let Some(head) = &record.head else {
         // Only replicas have arrived so far.
         return Value::Null;
@@ -126,17 +135,7 @@ pub(super) async fn gaps(
     let found = api.ask("read the gaps", reading).await?;
     let counting = context.ledger.count_gaps(&context.datacenter);
     let count = api.ask("count the gaps", counting).await?;
-    let told: Vec<Value> = found
-        .iter()
-        .map(|gap| {
-            let mut answer = named(&gap.file);
-            answer.insert("since".to_owned(), json!(rfc3339(gap.since)));
-            answer.insert("attempts".to_owned(), json!(gap.attempts));
-            answer.insert("last_error".to_owned(), json!(gap.last_error));
-            answer.insert("next_try".to_owned(), json!(rfc3339(gap.next_try)));
-            Value::Object(answer)
-        })
-        .collect();
+    let told: Vec<Value> = found.iter().map(describe_gap).collect();
     Ok(Json(json!({
         "datacenter": context.datacenter,
         "count": count,
@@ -144,8 +143,18 @@ pub(super) async fn gaps(
     })))
 }
 
+/// A file that did not come at once, and why.
+pub(super) fn describe_gap(gap: &Gap) -> Value {
+    let mut answer = named(&gap.file);
+    answer.insert("since".to_owned(), json!(rfc3339(gap.since)));
+    answer.insert("attempts".to_owned(), json!(gap.attempts));
+    answer.insert("last_error".to_owned(), json!(gap.last_error));
+    answer.insert("next_try".to_owned(), json!(rfc3339(gap.next_try)));
+    Value::Object(answer)
+}
+
 /// The members that name a file.
-fn named(file: &FileName) -> Map<String, Value> {
+pub(super) fn named(file: &FileName) -> Map<String, Value> {
     let (domain, key) = (file.domain.bytes(), file.key.bytes());
     let mut answer = Map::new();
     let readable = std::str::from_utf8(&domain).is_ok() && std::str::from_utf8(&key).is_ok();

@@ -7,6 +7,7 @@
 //! | `GET /v1/status` | this datacenter: journal, repair, proxy, gaps, whether it is proved in sync |
 //! | `GET /metrics` | the same in figures, for Prometheus; see `metrics` |
 //! | `GET /v1/files/{domain}/{key}` | one file: its head, who holds what, where it is due and where it is missing |
+//! | `GET /v1/explain/{domain}/{key}` | why the file is here, or is not |
 //! | `GET /v1/gaps` | what did not work at once here, most urgent first |
 //! | `GET`, `PUT`, `DELETE /v1/placements/…` | where files are due, as an operator has said; see `placements` |
 //! | `POST /v1/doubt/accept` | a person accepts the doubt of this `id`; see [`crate::trust`] |
@@ -19,6 +20,7 @@
 
 pub mod bare_fids;
 mod doubt;
+mod explain;
 mod files;
 mod gap_count;
 mod hunt;
@@ -41,11 +43,12 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::ApiConfig;
-use crate::file::{Datacenter, NodeName};
+use crate::file::{Datacenter, FileName, NodeName};
 use crate::journal::debt::Paying;
 use crate::journal::{Debts, Depth, Refused};
 use crate::ledger::{Ledger, LedgerError};
 use crate::placement::Placements;
+use crate::repair::explain::Explanation;
 use crate::trust::{Doubt, NotAccepted};
 use crate::version::{Clock, Version};
 use crate::{proxy, repair};
@@ -77,7 +80,8 @@ pub struct Context {
     pub vitals: Arc<dyn Vitals>,
 }
 
-/// What the other parts of this process say of themselves. From memory: nothing here waits, but for [`Self::accept`].
+/// What the other parts of this process say of themselves. From memory: nothing here waits, but for [`Self::accept`] and
+/// [`Self::explain`].
 #[async_trait]
 pub trait Vitals: Send + Sync + 'static {
     /// How full the journal is.
@@ -96,6 +100,8 @@ pub trait Vitals: Send + Sync + 'static {
     fn unheard(&self) -> Option<String>;
     /// What ledger and journal disagree about, if they do.
     fn doubt(&self) -> Option<Arc<Doubt>>;
+    /// Why a file is here, or is not.
+    async fn explain(&self, file: &FileName) -> Explanation;
     /// A person accepts the doubt of this id. The next one, if another stood behind it.
     async fn accept(&self, doubt: &str) -> Result<Option<Arc<Doubt>>, NotAccepted>;
 }
@@ -147,6 +153,7 @@ pub fn router(context: Context) -> Router {
         .route("/v1/status", get(status::status))
         .route("/v1/doubt/accept", post(doubt::accept))
         .route("/v1/files/{domain}/{*key}", get(files::file))
+        .route("/v1/explain/{domain}/{*key}", get(explain::explain))
         .route("/v1/gaps", get(files::gaps))
         .route("/v1/placements", get(placements::all))
         .route(
@@ -163,7 +170,7 @@ pub fn router(context: Context) -> Router {
 
 async fn no_such_path(request: Request) -> Refusal {
     Refusal::NotFound(format!(
-        "nothing is at {}; try /v1/status, /v1/files/DOMAIN/KEY, /v1/gaps, /v1/placements, /metrics, /healthz or /readyz",
+        "nothing is at {}; try /v1/status, /v1/files/DOMAIN/KEY, /v1/explain/DOMAIN/KEY, /v1/gaps, /v1/placements, /metrics, /healthz or /readyz",
         request.uri().path()
     ))
 }

@@ -1,4 +1,4 @@
-//! `phylactery status`, `accept`, `file show`, `gaps` and `placement`: they ask the HTTP API, and know nothing that it does not say.
+//! `phylactery status`, `accept`, `file show`, `explain`, `gaps` and `placement`: they ask the HTTP API, and know nothing that it does not say.
 
 pub(super) mod placement;
 mod show;
@@ -67,14 +67,31 @@ pub enum File {
     Show(Show),
 }
 
-/// What `file show` takes.
+/// A file by its name.
 #[derive(Args, Debug)]
-pub struct Show {
+struct Named {
     /// The domain
     domain: OsString,
 
     /// The key, as clients give it: any bytes, not escaped
     key: OsString,
+}
+
+/// What `file show` takes.
+#[derive(Args, Debug)]
+pub struct Show {
+    #[command(flatten)]
+    file: Named,
+
+    #[command(flatten)]
+    asking: Asking,
+}
+
+/// What `explain` takes.
+#[derive(Args, Debug)]
+pub struct Explain {
+    #[command(flatten)]
+    file: Named,
 
     #[command(flatten)]
     asking: Asking,
@@ -120,21 +137,34 @@ pub(super) fn gaps(arguments: Gaps) -> Result<(), Failure> {
 }
 
 pub(super) fn file(arguments: Show) -> Result<(), Failure> {
-    let (domain, key) = (arguments.domain.as_bytes(), arguments.key.as_bytes());
-    if domain.is_empty() || key.is_empty() {
-        return Err(Failure::Usage("a domain or key is never empty".to_owned()));
+    let Show { file, asking } = arguments;
+    asking.ask(&file.path("v1/files", &asking.api)?, show::file)
+}
+
+pub(super) fn explain(arguments: Explain) -> Result<(), Failure> {
+    let Explain { file, asking } = arguments;
+    asking.ask(&file.path("v1/explain", &asking.api)?, show::explained)
+}
+
+impl Named {
+    /// Where a call of the API has it.
+    fn path(&self, call: &str, api: &str) -> Result<String, Failure> {
+        let (domain, key) = (self.domain.as_bytes(), self.key.as_bytes());
+        if domain.is_empty() || key.is_empty() {
+            return Err(Failure::Usage("a domain or key is never empty".to_owned()));
+        }
+        let path = |key: &str| format!("{call}/{}/{key}", encoded(domain));
+        if is_dots(key) {
+            return Err(Failure::Usage(format!(
+                "the key {key} cannot stand in a URL as other programs read them; ask with \
+                 `curl --path-as-is {}/{}`",
+                api.trim_end_matches('/'),
+                path(&self.key.to_string_lossy()),
+                key = self.key.display(),
+            )));
+        }
+        Ok(path(&encoded(key)))
     }
-    let path = |key: &str| format!("v1/files/{}/{key}", encoded(domain));
-    if is_dots(key) {
-        return Err(Failure::Usage(format!(
-            "the key {key} cannot stand in a URL as other programs read them; ask with \
-             `curl --path-as-is {}/{}`",
-            arguments.asking.api.trim_end_matches('/'),
-            path(&arguments.key.to_string_lossy()),
-            key = arguments.key.display(),
-        )));
-    }
-    arguments.asking.ask(&path(&encoded(key)), show::file)
 }
 
 fn encoded(name: &[u8]) -> String {

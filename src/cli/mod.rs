@@ -38,6 +38,7 @@ pub use failure::Failure;
           phylactery check-config /etc/phylactery.toml && phylactery run --config /etc/phylactery.toml\n  \
           phylactery schema print | cqlsh\n  \
           phylactery file show photos 2026/cat.jpg\n  \
+          phylactery explain photos 2026/cat.jpg\n  \
           phylactery gaps --json | jq '.gaps[].key'\n  \
           phylactery placement set photos:raw ma01,tx01\n\n\
         Exit status:\n  \
@@ -120,6 +121,12 @@ pub enum Command {
     #[command(subcommand, arg_required_else_help = true)]
     File(ask::File),
 
+    /// Say why a file is in a datacenter, or is not
+    ///
+    /// In one sentence, with the facts: not due there by placement, deleted, parked with its last error, a change that lies
+    /// ahead, stored past the proxy, and so on. Ask the datacenter that you wonder about; it looks at its tracker too.
+    Explain(ask::Explain),
+
     /// List the files that did not come at once, and why
     ///
     /// These are the files that repair has tried to bring to this datacenter (or to delete, rename or reclass in it)
@@ -161,6 +168,7 @@ impl Command {
             Command::Status(_)
             | Command::Accept(_)
             | Command::File(_)
+            | Command::Explain(_)
             | Command::Gaps(_)
             | Command::Placement(_) => "warn",
         }
@@ -186,6 +194,7 @@ impl Command {
             Command::Status(arguments) => ask::status(arguments),
             Command::Accept(arguments) => ask::accept(arguments),
             Command::File(ask::File::Show(arguments)) => ask::file(arguments),
+            Command::Explain(arguments) => ask::explain(arguments),
             Command::Gaps(arguments) => ask::gaps(arguments),
             Command::Placement(placement) => ask::placement::run(placement),
         }

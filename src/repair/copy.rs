@@ -37,6 +37,9 @@ const PATHS: u32 = 8;
 /// Local destinations that may fail before a copy does.
 const DESTINATIONS: usize = 3;
 
+/// How the last error of a gap begins that was left because nobody gave the bytes.
+pub(super) const NO_SOURCE: &str = "no datacenter gives these bytes: ";
+
 /// Somewhere that the bytes can be had from.
 struct Source {
     known: Known,
@@ -101,9 +104,9 @@ impl Reconciler {
         let registry = self.registry().await?;
         let sources = self.sources(&registry, view, put, from);
         if sources.is_empty() {
-            return Err(NotDone::Failed(
-                "no datacenter that we can ask is known to hold these bytes".into(),
-            ));
+            return Err(NotDone::Failed(format!(
+                "{NO_SOURCE}none that we can ask is known to hold them"
+            )));
         }
         let class = self.class_of(view, put);
         let mut missed = Missed::default();
@@ -120,7 +123,7 @@ impl Reconciler {
         Err(if missed.moved_on {
             NotDone::Later(why)
         } else {
-            NotDone::Failed(why)
+            NotDone::Failed(format!("{NO_SOURCE}{why}"))
         })
     }
 

@@ -1,7 +1,8 @@
 //! Repair: bringing here what is missing here, and taking away what was deleted elsewhere.
 //!
 //! Finders find files ([`tail`], [`retry`], [`scan`]); one idempotent step acts on a file ([`reconcile`]), by a copy
-//! ([`copy`]) or by a change in the local tracker ([`apply`]); what did not work is parked by name ([`park`]).
+//! ([`copy`]) or by a change in the local tracker ([`apply`]); what did not work is parked by name ([`park`]). Why a file is here
+//! or not is told by the same judgement ([`explain`]).
 //!
 //! Always true: nothing newer is replaced by older, whatever finds a file how often; a cursor passes a file only when it is
 //! done or parked; a client never waits for repair.
@@ -11,6 +12,7 @@
 mod apply;
 mod clocks;
 mod copy;
+pub mod explain;
 mod fetch;
 mod park;
 mod purge;
@@ -37,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::RepairConfig;
 use crate::events::Events;
-use crate::file::Datacenter;
+use crate::file::{Datacenter, FileName};
 use crate::journal::Journal;
 use crate::ledger::{Ledger, LedgerError, NodeRecord, StreamId};
 use crate::locks::KeyLocks;
@@ -46,6 +48,7 @@ use crate::trust::Trust;
 use crate::version::Version;
 
 use clocks::Clocks;
+use explain::Explanation;
 use reconcile::Reconciler;
 use registry::Registry;
 use status::{CopyFigures, Figures, Progress, State, Status, WorkerStatus};
@@ -219,6 +222,11 @@ impl Repair {
     /// A node that is silent holds T back. "In sync" takes more: no gaps, and nothing undelivered here.
     pub fn caught_up(&self) -> Option<Version> {
         self.shared.caught_up()
+    }
+
+    /// Why a file is here, or is not. Asks ledger and tracker, and changes nothing.
+    pub async fn explain(&self, file: &FileName) -> Explanation {
+        self.shared.explain(file).await
     }
 
     /// Asks for a scan of all files, now or after the one under way.

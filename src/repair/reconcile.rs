@@ -122,6 +122,11 @@ impl View {
         self.record.replicas.get(datacenter)?.held.as_ref()
     }
 
+    /// Whether a change made here is newer than the head, and on its way to the ledger.
+    pub(super) fn is_outrun(&self, head: &Revision) -> bool {
+        self.standing.newest > Some(head.version)
+    }
+
     /// The newest version that the record shows.
     pub(super) fn newest(&self) -> Option<Version> {
         let head = self.record.head.as_ref().map(|head| head.version);
@@ -141,6 +146,14 @@ pub(super) enum Step {
     Remove {
         renamed_to: Option<Key>,
     },
+}
+
+/// What is to be done with a file here, and by which rules.
+pub(super) struct Judged {
+    pub(super) step: Step,
+    /// Whether files of its class are due here.
+    pub(super) due: bool,
+    pub(super) registry: Arc<Reading>,
 }
 
 /// Decides; pure. `due`: whether files of the class are due here.
@@ -256,8 +269,15 @@ impl Reconciler {
         Ok(self.registry.read().await?)
     }
 
-    fn is_due(&self, registry: &Reading, view: &View) -> bool {
-        registry.is_due(&self.datacenter, &view.file.domain, view.record.class())
+    /// What is to be done with a file that was looked at. Whoever acts and whoever explains asks here.
+    pub(super) async fn judge(&self, view: &View) -> Result<Judged, NotDone> {
+        let registry = self.registry().await?;
+        let due = registry.is_due(&self.datacenter, &view.file.domain, view.record.class());
+        Ok(Judged {
+            step: decide(&view.record, &self.datacenter, due),
+            due,
+            registry,
+        })
     }
 
     /// `from`: a key whose bytes a rename sent to this file.
@@ -267,17 +287,12 @@ impl Reconciler {
         from: Option<&'a View>,
     ) -> BoxFuture<'a, Result<Did, NotDone>> {
         async move {
-            let registry = self.registry().await?;
-            let step = decide(
-                &view.record,
-                &self.datacenter,
-                self.is_due(&registry, &view),
-            );
+            let step = self.judge(&view).await?.step;
             let head = match (&step, &view.record.head) {
                 (Step::Nothing, _) | (_, None) => return Ok(Did::Nothing),
                 (_, Some(head)) => head,
             };
-            if view.standing.newest > Some(head.version) {
+            if view.is_outrun(head) {
                 return Err(NotDone::Later(
                     "a newer change here is on its way to the ledger".into(),
                 ));
@@ -380,6 +395,11 @@ impl Reconciler {
     /// Looks whether the local tracker holds under this key what we believe, or nothing.
     pub(super) async fn look_for_the_unexplained(&self, view: &View) -> Result<(), NotDone> {
         let fid = self.fid_of(&view.file).await?;
+        self.explained(view, fid)
+    }
+
+    /// Whether the fid that the tracker holds under this key, or none, is what we believe. `Failed` where nothing explains it.
+    pub(super) fn explained(&self, view: &View, fid: Option<u64>) -> Result<(), NotDone> {
         let believed = view.held(&self.datacenter).map(|held| held.fid.0);
         match fid {
             None => Ok(()),

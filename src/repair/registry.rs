@@ -128,6 +128,10 @@ impl Reading {
         self.placements.due(domain, class).contains(datacenter)
     }
 
+    pub(super) fn placements(&self) -> &Placements {
+        &self.placements
+    }
+
     pub(super) fn datacenter(&self, name: &Datacenter) -> Option<&Known> {
         self.datacenters.get(name)
     }

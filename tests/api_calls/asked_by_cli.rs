@@ -240,6 +240,7 @@ async fn an_api_that_is_not_there_or_is_another_service() {
         &[&b"status"[..]][..],
         &[b"gaps"],
         &[b"file", b"show", b"d", b"k"],
+        &[b"explain", b"d", b"k"],
         &[b"placement", b"set", b"d", b"ma01"],
     ] {
         let output = ask(&[command, &[b"--api", api.as_bytes()]].concat()).await;

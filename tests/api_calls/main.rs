@@ -1,9 +1,10 @@
-//! The HTTP API over real sockets and a real embedded ledger; and `status`, `file show` and `gaps`, which ask it.
+//! The HTTP API over real sockets and a real embedded ledger; and the commands which ask it.
 
 #![allow(clippy::unwrap_used, reason = "what panics in a test has failed it")]
 
 mod asked_by_cli;
 mod bare_fids;
+mod explain;
 mod metrics;
 mod placements;
 #[path = "../repair_sites/mod.rs"]

@@ -17,6 +17,7 @@ use phylactery::journal::{Debts, Depth, Refused};
 use phylactery::ledger::embedded::EmbeddedLedger;
 use phylactery::ledger::{DatacenterRecord, FileRecord, FileWrite, Ledger, Strength};
 use phylactery::proxy::Stats;
+use phylactery::repair::explain::Explanation;
 use phylactery::repair::status::Status;
 use phylactery::trust::{Doubt, NotAccepted};
 use phylactery::version::{Clock, Version};
@@ -32,6 +33,7 @@ pub struct Said(
     pub Mutex<Option<Arc<Doubt>>>,
     pub Mutex<Option<String>>,
     pub Mutex<(Status, Stats)>,
+    pub Mutex<Option<Explanation>>,
 );
 
 #[async_trait]
@@ -59,6 +61,10 @@ impl Vitals for Said {
     }
     fn doubt(&self) -> Option<Arc<Doubt>> {
         self.2.lock().clone()
+    }
+    async fn explain(&self, _: &FileName) -> Explanation {
+        let said = self.5.lock().clone();
+        said.expect("a test says so")
     }
     async fn accept(&self, doubt: &str) -> Result<Option<Arc<Doubt>>, NotAccepted> {
         let mut stands = self.2.lock();
@@ -169,7 +175,11 @@ impl Site {
 
     pub async fn record(&self, domain: &str, key: &str) -> FileRecord {
         let file = FileName::from_bytes(domain.as_bytes(), key.as_bytes());
-        self.ledger.read(&file, Strength::Local).await.unwrap()
+        self.record_of(&file).await
+    }
+
+    pub async fn record_of(&self, file: &FileName) -> FileRecord {
+        self.ledger.read(file, Strength::Local).await.unwrap()
     }
 
     /// Writes a file as if a client had stored it in ma01, held there.

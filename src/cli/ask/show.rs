@@ -291,6 +291,54 @@ pub(super) fn file(answer: &Value) {
         strong(text(&answer["domain"])),
         strong(text(&answer["key"]))
     );
+    known(answer);
+}
+
+/// Why a file is in the datacenter that was asked, or is not: the sentence, then what it rests on.
+pub(super) fn explained(answer: &Value) {
+    say!(
+        "{} {} in {}",
+        strong(text(&answer["domain"])),
+        strong(text(&answer["key"])),
+        strong(text(&answer["datacenter"]))
+    );
+    for line in wrapped(&text(&answer["says"])) {
+        say!("  {line}");
+    }
+    let has_members = |of: &Value| of.as_object().is_some_and(|of| !of.is_empty());
+    if has_members(&answer["head"]) || has_members(&answer["replicas"]) {
+        known(answer);
+    }
+    let due: Vec<String> = answer["due"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(text)
+        .collect();
+    if !due.is_empty() {
+        let rule = &answer["placement"];
+        let by = match (rule["domain"].as_str(), rule["class"].as_str()) {
+            (Some(domain), Some(class)) => {
+                format!("placement of {}:{}", plain(domain), plain(class))
+            }
+            (Some(domain), None) => format!("placement of {}", plain(domain)),
+            (None, _) => "all active datacenters".to_owned(),
+        };
+        row("due", format_args!("{}  {}", due.join(", "), faint(by)));
+    }
+    let tracker = &answer["tracker"];
+    match (tracker["problem"].as_str(), tracker["fid"].as_u64()) {
+        (Some(problem), _) => row("tracker", bad(plain(problem))),
+        (None, Some(fid)) => row("tracker", format_args!("has it as fid {fid}")),
+        (None, None) => row("tracker", "does not have it"),
+    }
+    if answer["journal"]["open"] == true {
+        row("journal", waiting("a change of it is open"));
+    }
+}
+
+/// The newest revision, and who has it.
+fn known(answer: &Value) {
     let head = &answer["head"];
     match head["op"].as_str() {
         Some("put") => {
@@ -329,6 +377,7 @@ pub(super) fn file(answer: &Value) {
             (true, true, _) => waiting("has another revision or class of it"),
             (true, false, _) => waiting("is to get it"),
             (false, true, true) => good("has it"),
+            (false, true, false) if head["op"] == "put" => faint("has it, and it is not due there"),
             (false, true, false) => waiting("still has it, and should not"),
             (false, false, _) => faint("does not have it"),
         };
