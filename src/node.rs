@@ -91,7 +91,8 @@ impl Node {
             events: events.clone(),
             trust: auditor.trust(),
         };
-        let payer = Payer::new(journal.clone(), Arc::clone(&ledger));
+        let mut payer = Payer::new(journal.clone(), Arc::clone(&ledger));
+        payer.limits.forgotten_after = config.repair.tombstone_retention;
         let paying = payer.figures();
         let registration = Registration {
             config: config.datacenter.clone(),

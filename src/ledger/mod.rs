@@ -457,12 +457,13 @@ pub trait Ledger: Send + Sync + 'static {
     /// What is known of one file; an empty record if nothing is.
     async fn read(&self, file: &FileName, strength: Strength) -> Result<FileRecord, LedgerError>;
     /// Up to `limit` files of a range, from its beginning or from an earlier page's `next`. A page may hold fewer,
-    /// even none, before the end; only its `next` tells.
+    /// even none, before the end; only its `next` tells. What is not in a page at [`Strength::Each`] is not there.
     async fn scan(
         &self,
         range: TokenRange,
         from: Option<&str>,
         limit: usize,
+        strength: Strength,
     ) -> Result<Page, LedgerError>;
 
     /// Removes these cells of a file, each at its own timestamp, at [`Strength::Whole`]; the head last. What was written

@@ -37,6 +37,9 @@ const PATHS: u32 = 8;
 /// Local destinations that may fail before a copy does.
 const DESTINATIONS: usize = 3;
 
+/// How long a file waits for its turn. One that waits longer is parked: it must not stand in the way of what needs no copy.
+const TURN: Duration = Duration::from_secs(15);
+
 /// Somewhere that the bytes can be had from.
 struct Source {
     known: Known,
@@ -67,8 +70,16 @@ impl Reconciler {
         from: Option<&View>,
     ) -> Result<Did, NotDone> {
         let waited_since = Instant::now();
-        let Ok(_one_of) = self.copies.acquire().await else {
-            return Err(NotDone::Later("repair is stopping".into()));
+        let turn = tokio::time::timeout(TURN, self.copies.acquire()).await;
+        let _one_of = match turn {
+            Ok(Ok(turn)) => turn,
+            Ok(Err(_closed)) => return Err(NotDone::Later("repair is stopping".into())),
+            Err(_elapsed) => {
+                let all = self.config.copies_at_once;
+                return Err(NotDone::Crowded(format!(
+                    "{all} other copies are being made (repair.copies_at_once)"
+                )));
+            }
         };
         if waited_since.elapsed() > Duration::from_secs(1) {
             // What was read is old by now.

@@ -285,9 +285,7 @@ impl Shared {
     }
 
     fn ask_for_scan(&self) {
-        self.scan_wanted
-            .lock()
-            .get_or_insert_with(crate::version::wall_clock);
+        *self.scan_wanted.lock() = Some(crate::version::wall_clock());
         self.scan_asked.notify_one();
     }
 
@@ -296,10 +294,10 @@ impl Shared {
         self.trust.scan_since().max(*self.left.lock())
     }
 
-    /// Whether a whole scan ended that began after `moment`.
+    /// Whether a whole and thorough scan ended that began after `moment`.
     fn scanned_since(&self, moment: Version) -> bool {
         match &*self.scan.progress.lock() {
-            Progress::Scan(scan) => scan.ended_scan_began.is_some_and(|began| began > moment),
+            Progress::Scan(scan) => scan.thorough_scan_began.is_some_and(|began| began > moment),
             Progress::None | Progress::Tail(_) => false,
         }
     }

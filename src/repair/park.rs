@@ -109,10 +109,10 @@ impl Reconciler {
             .await
     }
 
-    /// The hybrid time of an observation made now. (A clock that is too far ahead to stamp still tells time.)
+    /// The hybrid time of an observation made now, above that of every earlier one. (A clock that is too far ahead to stamp
+    /// for others still tells time.)
     pub(super) fn now(&self) -> Version {
-        let clock = self.journal.clock();
-        clock.stamp().unwrap_or_else(|_ahead| clock.mark().next())
+        self.journal.clock().stamp_above(Version(0))
     }
 }
 

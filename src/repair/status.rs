@@ -140,8 +140,10 @@ pub struct ScanProgress {
     pub began: Option<Version>,
     /// When the last whole scan ended.
     pub ended: Option<Version>,
-    /// When the last whole scan had begun: what it proves is as of then.
+    /// When the last whole scan had begun.
     pub ended_scan_began: Option<Version>,
+    /// When the last whole scan had begun in which all datacenters of the ledger answered: what it proves is as of then.
+    pub thorough_scan_began: Option<Version>,
     /// Files read in a second, on the average since this process is at it.
     pub files_per_second: Option<f64>,
     /// How long the rest takes if it goes on like that.

@@ -127,6 +127,7 @@ impl Reconciler {
                 }
                 Err(NotDone::LedgerAway(error)) => return Err(error),
                 Err(NotDone::Failed(why)) => break (why, Parked::Failed),
+                Err(NotDone::Crowded(why)) => break (why, Parked::Later),
                 Err(NotDone::Later(why)) => match grace.next() {
                     Some(pause) if rest(*pause, &self.stop).await => {}
                     Some(_) | None => break (why, Parked::Later),

@@ -186,6 +186,7 @@ async fn busy() -> Site {
         began: at(1),
         ended: at(1_800_000_004),
         ended_scan_began: at(2),
+        thorough_scan_began: at(2),
         files_per_second: Some(3400.5),
         seconds_left: Some(120.0),
         purged: 9,

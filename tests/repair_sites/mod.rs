@@ -103,6 +103,8 @@ pub struct Flaky {
     pub away: AtomicBool,
     /// Only the nodes cannot be read.
     pub nodes_away: AtomicBool,
+    /// Other datacenters of the ledger do not answer.
+    pub others_away: AtomicBool,
     /// Reads of this file fail for good.
     pub poison: Mutex<Option<FileName>>,
 }
@@ -119,6 +121,7 @@ impl Flaky {
             inner,
             away: AtomicBool::new(false),
             nodes_away: AtomicBool::new(false),
+            others_away: AtomicBool::new(false),
             poison: Mutex::default(),
         })
     }
@@ -135,6 +138,17 @@ impl Flaky {
             });
         }
         Ok(&*self.inner)
+    }
+
+    /// For reads that ask more than this datacenter.
+    fn far(&self, strength: Strength) -> Result<&dyn Ledger, LedgerError> {
+        if strength != Strength::Local && self.others_away.load(Ordering::SeqCst) {
+            return Err(LedgerError::Unavailable {
+                doing: "ask everybody",
+                why: "a test says so".into(),
+            });
+        }
+        self.here()
     }
 }
 
@@ -155,15 +169,16 @@ impl Ledger for Flaky {
                 why: "poison".into(),
             });
         }
-        self.here()?.read(file, strength).await
+        self.far(strength)?.read(file, strength).await
     }
     async fn scan(
         &self,
         range: TokenRange,
         from: Option<&str>,
         limit: usize,
+        strength: Strength,
     ) -> Result<Page, LedgerError> {
-        self.here()?.scan(range, from, limit).await
+        self.far(strength)?.scan(range, from, limit, strength).await
     }
     async fn forget(&self, file: &FileName, record: &FileRecord) -> Result<(), LedgerError> {
         self.here()?.forget(file, record).await
@@ -183,7 +198,9 @@ impl Ledger for Flaky {
         limit: usize,
         strength: Strength,
     ) -> Result<Vec<Change>, LedgerError> {
-        self.here()?.changes(stream, after, limit, strength).await
+        self.far(strength)?
+            .changes(stream, after, limit, strength)
+            .await
     }
     async fn set_gap(&self, datacenter: &Datacenter, gap: &Gap) -> Result<(), LedgerError> {
         self.here()?.set_gap(datacenter, gap).await
@@ -994,6 +1011,24 @@ impl Played {
         self.write(key, &revision, fid).await;
         self.change(key, revision.version).await;
         revision
+    }
+
+    /// A delete as this datacenter would have delivered it.
+    pub async fn delete(&self, key: &str) {
+        let version = wall_clock();
+        let head = Revision {
+            op: Op::Delete { renamed_to: None },
+            ..self.revision(version, 0, 0, None)
+        };
+        let write = FileWrite {
+            head: Some(head),
+            ..FileWrite::default()
+        };
+        self.ledger
+            .write(&file(key), &write, Strength::Local)
+            .await
+            .expect("written");
+        self.change(key, version).await;
     }
 
     pub fn revision(

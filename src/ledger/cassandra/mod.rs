@@ -405,8 +405,10 @@ impl Ledger for CassandraLedger {
         range: TokenRange,
         from: Option<&str>,
         limit: usize,
+        strength: Strength,
     ) -> Result<Page, LedgerError> {
         let doing = "scan the files";
+        let statement = self.statements.scan_files.at(strength);
         let from = from
             .map(|text| Position::parse(text).map_err(|wrong| unreadable(doing, "scan", wrong)))
             .transpose()?
@@ -418,7 +420,7 @@ impl Ledger for CassandraLedger {
             .saturating_add(1);
         loop {
             let values = (first, range.last, rows_asked);
-            let answer = self.ask(doing, &self.statements.scan_files, values).await?;
+            let answer = self.ask(doing, statement, values).await?;
             let rows = answer.rows::<(
                 i64,
                 &str,

@@ -368,7 +368,7 @@ impl NodeValue<'_> {
             oldest_open: self.oldest_open.map(Version),
             clock_mark: Version(there(self.clock_mark, "clock_mark")?),
             heartbeat: Version(there(self.heartbeat, "heartbeat")?),
-            generation: there(self.generation, "generation")? as u64,
+            generation: self.generation.unwrap_or_default() as u64,
         })
     }
 }
