@@ -111,6 +111,7 @@ impl Node {
             trackers,
             events,
             trust: auditor.trust(),
+            quiet_time: config.journal.quiet_time,
         })?;
         let (proxy, repair) = (Arc::new(proxy), Arc::new(repair));
         let context = api::Context {

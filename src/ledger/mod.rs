@@ -21,7 +21,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::file::{
-    Class, ClassCell, Content, Datacenter, Domain, FileName, NodeName, Replica, Revision,
+    Checksum, Class, ClassCell, Content, Datacenter, Domain, FileName, Held, NodeName, Replica,
+    Revision,
 };
 use crate::version::Version;
 
@@ -98,6 +99,23 @@ impl FileRecord {
         self.head.as_ref()?.content()
     }
 
+    /// The digest of the bytes that should be everywhere: the one that the head names, else what all that have computed
+    /// one of them agree on.
+    pub fn checksum(&self) -> Option<&Checksum> {
+        let put = self.head.as_ref()?.put()?;
+        let held = self
+            .replicas
+            .values()
+            .filter_map(|replica| replica.held.as_ref());
+        let mut computed = held
+            .filter(|held| held.content == put.content && !held.claimed)
+            .filter_map(Held::checksum);
+        put.checksum.as_ref().or_else(|| {
+            let first = computed.next()?;
+            computed.all(|other| other == first).then_some(first)
+        })
+    }
+
     /// Whether `datacenter`, if the file is due there (`due`), holds what it should, in the right
     /// class, and nothing that it should not.
     pub fn is_whole_in(&self, datacenter: &Datacenter, due: bool) -> bool {
@@ -110,6 +128,7 @@ impl FileRecord {
             (Some(_), None) => !due,
             (Some(content), Some(held)) => {
                 !due || (held.content == *content
+                    && !held.is_damaged()
                     && self.class().is_none_or(|class| *class == held.class))
             }
         }

@@ -154,6 +154,7 @@ mod tests {
             fid: Fid(1),
             class: crate::file::Class::default_class(),
             claimed: false,
+            checked: None,
         };
         held.replicas
             .insert(tx01.clone(), replica(Some(held_there)));

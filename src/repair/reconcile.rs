@@ -162,10 +162,14 @@ pub(super) fn decide(record: &FileRecord, here: &Datacenter, due: bool) -> Step 
             renamed_to: renamed_to.clone(),
         },
         (Op::Put(_), _) if !due => Step::Nothing,
-        (Op::Put(put), Some(held)) if held.content == put.content => match record.class() {
-            Some(class) if *class != held.class && !held.claimed => Step::SetClass(class.clone()),
-            Some(_) | None => Step::Nothing,
-        },
+        (Op::Put(put), Some(held)) if held.content == put.content && !held.is_damaged() => {
+            match record.class() {
+                Some(class) if *class != held.class && !held.claimed => {
+                    Step::SetClass(class.clone())
+                }
+                Some(_) | None => Step::Nothing,
+            }
+        }
         (Op::Put(put), _) if only_claimed(record, &put.content) => Step::Nothing,
         (Op::Put(put), _) => Step::Bring(put.clone()),
     }
@@ -423,7 +427,7 @@ impl Reconciler {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::file::{ClassCell, Fid, Replica};
+    use crate::file::{Checked, ClassCell, Fid, Found, Replica};
 
     fn here() -> Datacenter {
         "tx01".parse().expect("a name")
@@ -466,6 +470,7 @@ mod tests {
                 fid: Fid(9),
                 class,
                 claimed,
+                checked: None,
             }),
         }
     }
@@ -537,6 +542,24 @@ mod tests {
         assert_eq!(
             decide(&record(head(6, gone(None)), &[elsewhere])),
             Step::Nothing
+        );
+
+        // What is damaged is brought again, if it is due, and deleted as anything else.
+        let mut damaged = held(5, "default", false);
+        damaged.held.as_mut().expect("held").checked = Some(Checked {
+            at: Version(9),
+            found: Found::Damaged,
+            checksum: None,
+        });
+        let record_of = |op| record(head(6, op), &[("tx01", damaged.clone())]);
+        assert_eq!(decide(&record_of(Op::Put(put(5)))), Step::Bring(put(5)));
+        assert_eq!(
+            super::decide(&record_of(Op::Put(put(5))), &here(), false),
+            Step::Nothing
+        );
+        assert_eq!(
+            decide(&record_of(gone(None))),
+            Step::Remove { renamed_to: None }
         );
 
         // What outsiders claim is left alone.

@@ -40,7 +40,7 @@ use super::work::Crew;
 const NAME: &str = "scan";
 
 /// Parts of the ring: a page's place within each of those under way is all that has to be remembered.
-const PARTS: u32 = 64;
+pub(super) const PARTS: u32 = 64;
 
 /// Parts that are gone through at once: while one waits for the ledger, another is looked at.
 const LANES: usize = 4;
@@ -589,7 +589,7 @@ fn silent() -> Duration {
 }
 
 /// Waits for one of the crew to end, or to take so long that it is parked. False if repair is stopping.
-async fn wait(shared: &Shared, crew: &mut Crew) -> Result<bool, LedgerError> {
+pub(super) async fn wait(shared: &Shared, crew: &mut Crew) -> Result<bool, LedgerError> {
     tokio::select! {
         () = crew.wait_for_one() => {}
         stopping = async { !rest(LOOK_EVERY, &shared.reconciler.stop).await } => {

@@ -122,6 +122,9 @@ impl Reconciler {
                         self.unpark(file).await?;
                     }
                     *phase = Phase::Finished;
+                    if matches!(did, Did::Copied | Did::Moved { .. }) {
+                        figures.has_brought();
+                    }
                     figures.done();
                     return Ok(());
                 }

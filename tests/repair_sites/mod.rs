@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use mogilefs_protocol::client::{Client, CreateClose, CreateOpen, Timeouts};
 use parking_lot::Mutex;
-use phylactery::config::{JournalConfig, RepairConfig};
+use phylactery::config::{JournalConfig, RepairConfig, VerifyBy};
 use phylactery::events::{Event, Events, What};
 use phylactery::file::{
     Checksum, Class, ClassCell, Content, Datacenter, Fid, FileName, Held, Op, Put, Replica,
@@ -94,6 +94,11 @@ pub fn repair_config() -> RepairConfig {
         retry_first: Duration::from_millis(200),
         retry_most: Duration::from_secs(2),
         tombstone_retention: Duration::from_secs(3600),
+        // Tests of other workers are not to be helped.
+        verify_every: None,
+        verify_by: VerifyBy::Size,
+        verify_rate: 10_000,
+        verify_most_missing: 5.0,
     }
 }
 
@@ -458,6 +463,7 @@ impl Site {
                 trackers: Arc::clone(&self.trackers),
                 events: events.clone(),
                 trust,
+                quiet_time: QUIET_TIME,
             })
             .expect("repair starts")
         });
@@ -1063,6 +1069,7 @@ impl Played {
             fid: Fid(fid),
             class: Class::default_class(),
             claimed: false,
+            checked: None,
         };
         let write = FileWrite {
             head: Some(revision.clone()),

@@ -21,7 +21,8 @@ use super::{
     Strength, TokenRange,
 };
 use crate::file::{
-    Class, ClassCell, Content, Datacenter, Fid, FileName, Held, Op, Put, Replica, Revision,
+    Checked, Checksum, Class, ClassCell, Content, Datacenter, Fid, FileName, Found, Held, Op, Put,
+    Replica, Revision,
 };
 use crate::version::Version;
 
@@ -148,6 +149,11 @@ fn replica_write(name: &str, since: i64, held: Option<&Content>) -> FileWrite {
             fid: Fid(u64::MAX),
             class: Class::default_class(),
             claimed: false,
+            checked: (since > 10).then(|| Checked {
+                at: Version(since),
+                found: Found::ALL[since as usize % Found::ALL.len()],
+                checksum: (since % 2 == 1).then(|| Checksum::md5(&[7; 16])),
+            }),
         }),
     };
     FileWrite {
