@@ -89,7 +89,9 @@ async fn through_the_ring<F: Future<Output = u64>>(part: impl Fn(TokenRange) -> 
 async fn scan(ledger: &CassandraLedger, range: TokenRange) -> u64 {
     let (mut rows, mut from) = (0, None::<String>);
     loop {
-        let page = ledger.scan(range, from.as_deref(), PAGE).await;
+        let page = ledger
+            .scan(range, from.as_deref(), PAGE, Strength::Local)
+            .await;
         let page = page.expect("a page");
         rows += page.files.len() as u64;
         match page.next {
@@ -181,6 +183,25 @@ async fn main() {
     })
     .await;
     println!("cells of a file alone at LOCAL_QUORUM: {loading:.0}/s");
+
+    let name = keyspace.clone();
+    let told = tokio::task::spawn_blocking(move || {
+        let node = &cluster.nodes()[0];
+        node.nodetool(&["flush", &name])?;
+        node.nodetool(&["tablestats", &name])
+    });
+    let told = told.await.expect("no panic").expect("it is up");
+    println!("what the first node has on disk (one copy of all files is on each):");
+    let wanted = [
+        "Table: ",
+        "Space used (live)",
+        "SSTable Compression Ratio",
+        "Number of partitions",
+    ];
+    let lines = told.lines().map(str::trim);
+    lines
+        .filter(|line| wanted.iter().any(|wanted| line.starts_with(wanted)))
+        .for_each(|line| println!("    {line}"));
 
     let session = cluster.session().await;
     let used = session.use_keyspace(&keyspace, false).await;

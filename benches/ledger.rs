@@ -60,7 +60,9 @@ async fn scanned_per_second(ledger: &EmbeddedLedger, limit: usize) {
     let mut files = 0;
     let mut from: Option<String> = None;
     loop {
-        let page = ledger.scan(TokenRange::ALL, from.as_deref(), limit).await;
+        let page = ledger
+            .scan(TokenRange::ALL, from.as_deref(), limit, Strength::Local)
+            .await;
         let page = page.expect("a page");
         files += page.files.len();
         from = page.next;

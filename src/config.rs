@@ -236,6 +236,37 @@ pub struct RepairConfig {
     /// `tombstone_retention`: how long a deleted file is remembered at least. 30 days by default: longer than a datacenter
     /// is away on a bad day, and as long as changes are kept.
     pub tombstone_retention: Duration,
+    /// `verify_every`: from the end of a look at all files that are here to the next; `"never"` for none. 30 days by default.
+    pub verify_every: Option<Duration>,
+    /// `verify_by`: how a file is looked at. `"size"` by default.
+    pub verify_by: VerifyBy,
+    /// `verify_rate`: files looked at in a second, at most. 50 by default: 130 million in 30 days.
+    pub verify_rate: u32,
+    /// `verify_most_missing`: per cent of the files looked at lately that may be missing or damaged before that is not believed. 5 by default.
+    pub verify_most_missing: f64,
+}
+
+/// How verify looks at a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum VerifyBy {
+    /// `size`: the tracker knows it, and a storage node says that it has so many bytes.
+    #[default]
+    Size,
+    /// `bytes`: all of them are read, and their digest compared.
+    Bytes,
+}
+
+impl VerifyBy {
+    /// Both, by name.
+    pub const NAMES: [(&str, VerifyBy); 2] = [("size", VerifyBy::Size), ("bytes", VerifyBy::Bytes)];
+
+    /// The name that it has in the file.
+    pub fn name(self) -> &'static str {
+        match self {
+            VerifyBy::Size => "size",
+            VerifyBy::Bytes => "bytes",
+        }
+    }
 }
 
 /// `[api]`: for people and scripts.

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{
     ApiConfig, Config, DatacenterConfig, JournalConfig, LedgerConfig, ProxyConfig, RepairConfig,
+    VerifyBy,
 };
 use crate::events::Events;
 use crate::file::{Datacenter, Domain};
@@ -49,6 +50,8 @@ const RETRY_MOST: Duration = Duration::from_secs(10);
 const TOMBSTONE_RETENTION: Duration = Duration::from_secs(30 * 86_400);
 /// A demo has few files.
 const SCAN_EVERY: Duration = Duration::from_secs(60);
+/// As often as all files can be read without anybody noticing.
+const VERIFY_EVERY: Duration = Duration::from_secs(600);
 /// Ctrl-C should not take longer than one waits for it.
 const DRAIN: Duration = Duration::from_secs(3);
 
@@ -199,6 +202,10 @@ fn config_of(dir: &Path, site: &Site, ledger: LedgerConfig) -> anyhow::Result<Co
             retry_first: RETRY_FIRST,
             retry_most: RETRY_MOST,
             tombstone_retention: TOMBSTONE_RETENTION,
+            verify_every: Some(VERIFY_EVERY),
+            verify_by: VerifyBy::Bytes,
+            verify_rate: 50,
+            verify_most_missing: 5.0,
         },
         api: ApiConfig {
             listen: site.api,

@@ -361,6 +361,64 @@ pub struct Held {
     /// Said by an outsider and never looked at by us: not a source, not a proof.
     #[serde(default)]
     pub claimed: bool,
+    /// What was seen of the bytes when they were last looked at; `None` if nobody has since they came.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub checked: Option<Checked>,
+}
+
+impl Held {
+    /// Whether what is here is known not to be what it should be: not a source, and to be brought again.
+    pub fn is_damaged(&self) -> bool {
+        self.checked
+            .as_ref()
+            .is_some_and(|checked| checked.found == Found::Damaged)
+    }
+
+    /// The digest that was computed of these bytes in this datacenter, while they were good.
+    pub fn checksum(&self) -> Option<&Checksum> {
+        self.checked.as_ref()?.checksum.as_ref()
+    }
+}
+
+/// A proof, or the contrary: when bytes were looked at where they are, how, and what was found.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Checked {
+    /// When.
+    pub at: Version,
+    /// How, and what it came to.
+    pub found: Found,
+    /// Their digest, where the head names none and we have computed one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub checksum: Option<Checksum>,
+}
+
+/// How bytes were looked at, and what it came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Found {
+    /// Their digest was computed as they were copied here; they were not read since.
+    Copied,
+    /// The tracker holds the fid, and a storage node says that it has as many bytes as there should be.
+    Size,
+    /// All of them were read, and have the digest that they should have, or had one for the first time.
+    Bytes,
+    /// They are not those that should be here, or are not there at all.
+    Damaged,
+}
+
+impl Found {
+    /// All there are.
+    pub const ALL: [Found; 4] = [Found::Copied, Found::Size, Found::Bytes, Found::Damaged];
+
+    /// As it is kept in a column.
+    pub fn word(self) -> &'static str {
+        match self {
+            Found::Copied => "copied",
+            Found::Size => "size",
+            Found::Bytes => "bytes",
+            Found::Damaged => "damaged",
+        }
+    }
 }
 
 impl Replica {
@@ -389,8 +447,9 @@ impl Cell for Replica {
                 .content(&held.content)
                 .number(held.fid.0 as i64)
                 .text(held.class.escaped())
-                .flag(!held.claimed),
-            None => since.flag(false).absent(6),
+                .flag(!held.claimed)
+                .checked(held.checked.as_ref()),
+            None => since.flag(false).absent(9),
         }
         .0
     }
@@ -458,6 +517,17 @@ impl Frozen {
         self.number(content.version.0)
             .text(content.origin.as_str())
             .text(content.node.as_str())
+    }
+
+    /// Three fields: a check's parts, all absent if there was none.
+    pub(crate) fn checked(self, checked: Option<&Checked>) -> Self {
+        match checked {
+            Some(checked) => self
+                .number(checked.at.0)
+                .text(checked.found.word())
+                .field(checked.checksum.as_ref().map(|sum| sum.0.as_bytes())),
+            None => self.absent(3),
+        }
     }
 
     /// A `list<text>` or (sorted) `set<text>`: the number of elements, then each behind its length.

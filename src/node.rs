@@ -93,7 +93,8 @@ impl Node {
             events: events.clone(),
             trust: auditor.trust(),
         };
-        let payer = Payer::new(journal.clone(), Arc::clone(&ledger));
+        let mut payer = Payer::new(journal.clone(), Arc::clone(&ledger));
+        payer.limits.forgotten_after = config.repair.tombstone_retention;
         let paying = payer.figures();
         let registration = Registration {
             config: config.datacenter.clone(),
@@ -112,6 +113,7 @@ impl Node {
             trackers,
             events,
             trust: auditor.trust(),
+            quiet_time: config.journal.quiet_time,
         })?;
         let (proxy, repair) = (Arc::new(proxy), Arc::new(repair));
         let context = api::Context {

@@ -61,6 +61,12 @@ fn wrong_by() -> i64 {
     0
 }
 
+/// Where the wall clock stood so long ago.
+pub fn ago(duration: Duration) -> Version {
+    let micros = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
+    Version(wall_clock().0.saturating_sub(micros))
+}
+
 /// The last version that is not too far ahead at this moment.
 pub fn bound() -> Version {
     Version(wall_clock().0.saturating_add(MAX_AHEAD.as_micros() as i64))

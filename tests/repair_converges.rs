@@ -276,6 +276,12 @@ async fn a_file_deleted_long_ago_is_forgotten_once_everybody_has_looked_since() 
     .await;
     assert!(ma.record("gone").await.replicas.is_empty());
     assert!(ma.record("kept").await.head.is_some());
+    // Who comes now reads the whole stream, in which the file is still named, and waits for nothing that is forgotten.
+    let mut or = Site::new("or01", home.path(), &ledger).await;
+    or.start(short());
+    or.comes("kept", b"bytes").await;
+    caught_up(&[&ma, &tx, &or]).await;
+    or.no_gaps().await;
     // The name is as any other.
     tx.put("gone", None, b"new").await;
     ma.comes("gone", b"new").await;

@@ -320,6 +320,87 @@ async fn a_file_that_is_being_worked_on_leaves_no_gap_behind() {
     tx.no_gaps().await;
 }
 
+/// A datacenter of the ledger is away while another journal of theirs is lost: what that had not told may lie there alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scan_proves_nothing_while_a_datacenter_of_the_ledger_is_away() {
+    fail::cfg("scan::silent_at_once", "return").unwrap();
+    let (_home, ledger, mut ma, tx) = played_and_real().await;
+    put(&ma, "before", 1).await;
+    is_caught_up(&ma, &tx).await;
+    ledger.others_away.store(true, Ordering::SeqCst);
+    ma.begin_stream("played again");
+    ma.serve("not told", 2, Http::Good(b"not told".to_vec()));
+    ma.write("not told", &ma.revision(wall_clock(), 2, 8, None), 2)
+        .await;
+    ma.beat().await;
+    tx.repair().ask_for_scan();
+    until("it is seen that a journal was left", async || {
+        let proved = tx.repair().caught_up();
+        proved
+            .is_none()
+            .then_some(())
+            .ok_or_else(|| format!("{proved:?}"))
+    })
+    .await;
+    // What is here is brought,
+    tx.comes("not told", b"not told").await;
+    let scanned = async |asked: Version, thorough: bool| {
+        until("a scan ended", async || {
+            ma.beat().await;
+            let status = tx.repair().status();
+            let scan = status
+                .workers
+                .iter()
+                .find_map(|worker| match &worker.progress {
+                    Progress::Scan(scan) => Some(scan.clone()),
+                    _ => None,
+                });
+            let began = scan.as_ref().and_then(|scan| match thorough {
+                true => scan.thorough_scan_began,
+                false => scan.ended_scan_began,
+            });
+            (began > Some(asked))
+                .then_some(())
+                .ok_or_else(|| format!("{scan:?}"))
+        })
+        .await;
+    };
+    let asked = wall_clock();
+    tx.repair().ask_for_scan();
+    scanned(asked, false).await;
+    // and nobody says that this was all.
+    assert_eq!(tx.repair().caught_up(), None);
+    ledger.others_away.store(false, Ordering::SeqCst);
+    scanned(asked, true).await;
+    is_caught_up(&ma, &tx).await;
+}
+
+/// One copy at a time, and it hangs: files that wait for their turn fill no window.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_needs_no_copy_does_not_wait_for_those_that_do() {
+    let home = tempfile::tempdir().unwrap();
+    let ledger = Flaky::open(home.path());
+    let ma = Played::new("ma01", &ledger).await;
+    let mut tx = Site::new("tx01", home.path(), &ledger).await;
+    let mut config = repair_config();
+    config.copies_at_once = 1;
+    tx.start(Some(config));
+    put(&ma, "goes", 1).await;
+    tx.comes("goes", b"goes").await;
+    let end = CancellationToken::new();
+    // More than are looked at at a time.
+    for n in 0..1_200 {
+        let key = format!("slow {n}");
+        ma.serve(&key, 10 + n, Http::Hang(1000, end.clone()));
+        ma.put(&key, 10 + n, 1000, None).await;
+    }
+    ma.delete("goes").await;
+    tx.goes("goes").await;
+    let gap = tx.parks("slow 1100", "copies").await;
+    assert!(gap.attempts > 0);
+    end.cancel();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_in_the_middle_of_a_copy_loses_nothing() {
     let (_home, _ledger, ma, mut tx) = played_and_real().await;

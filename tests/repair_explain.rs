@@ -510,6 +510,7 @@ async fn what_is_only_claimed_and_what_cannot_be_read() {
             fid: Fid(5),
             class: Class::default_class(),
             claimed,
+            checked: None,
         }),
     };
     let claimed = FileWrite {

@@ -196,6 +196,7 @@ async fn a_dead_storage_node_is_left_for_the_next_path_and_the_next_datacenter()
         fid: phylactery::file::Fid(77),
         class: phylactery::file::Class::default_class(),
         claimed: false,
+        checked: None,
     };
     let replica = Replica {
         since: wall_clock(),
@@ -267,6 +268,7 @@ async fn what_an_outsider_claims_is_no_source() {
         fid: phylactery::file::Fid(5),
         class: phylactery::file::Class::default_class(),
         claimed: true,
+        checked: None,
     };
     let write = FileWrite {
         head: Some(revision.clone()),

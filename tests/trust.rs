@@ -276,6 +276,45 @@ async fn a_journal_that_was_lost() {
     is_trusted(&cluster.tx01).await;
 }
 
+/// The journal's clock is lost with it: what is changed now is newer than what it had stamped all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_that_was_lost_with_a_clock_that_was_ahead() {
+    let mut cluster = Cluster::start("").await;
+    put(&cluster.ma01, "before").await;
+    comes(&cluster.tx01, "before").await;
+    stop(&mut cluster.tx01);
+    cluster.tx01.node_environment = vec![(
+        "PHYLACTERY_FAILPOINTS".to_owned(),
+        "clock::ahead=return(2400)".to_owned(),
+    )];
+    cluster.tx01.start_node().await;
+    put(&cluster.tx01, "theirs").await;
+    comes(&cluster.ma01, "theirs").await;
+    put(&cluster.tx01, "removed").await;
+    comes(&cluster.ma01, "removed").await;
+    stop(&mut cluster.tx01);
+    std::fs::remove_dir_all(cluster.tx01.folder.join("journal")).unwrap();
+    cluster.tx01.node_environment.clear();
+    cluster.tx01.start_node().await;
+    doubts(&cluster.tx01, "other_journal").await;
+    // Nobody but the ledger knows by now where that clock stood.
+    let mut mogile = Mogile::connect(cluster.tx01.proxy).await.unwrap();
+    mogile.delete(DOMAIN, b"removed").await.unwrap();
+    until("the delete is in ma01", async || {
+        let files = cluster.ma01.files(DOMAIN).await?;
+        match files.contains_key(&b"removed"[..]) {
+            false => Ok(()),
+            true => Err(format!(
+                "{:#}",
+                cluster.ma01.get("/v1/files/photos/removed").await?
+            )),
+        }
+    })
+    .await;
+    accept(&cluster.tx01);
+    converges(&cluster, &["before", "theirs"]).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_journal_restored_from_an_old_copy_uses_no_number_twice() {
     let mut cluster = Cluster::start("").await;

@@ -41,6 +41,7 @@ pub fn write(version: i64) -> FileWrite {
                     fid,
                     class,
                     claimed: false,
+                    checked: None,
                 }),
             },
         )),

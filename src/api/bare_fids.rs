@@ -248,6 +248,7 @@ impl Api {
                 fid,
                 class: Class::default_class(),
                 claimed: true,
+                checked: None,
             }),
         };
         let write = FileWrite {

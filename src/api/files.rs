@@ -112,6 +112,9 @@ fn describe_replica(replica: &Replica) -> Value {
     if held.is_some_and(|held| held.claimed) {
         answer["claimed"] = json!(true);
     }
+    if let Some(checked) = held.and_then(|held| held.checked.as_ref()) {
+        answer["checked"] = json!(checked);
+    }
     answer
 }
 

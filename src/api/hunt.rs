@@ -80,7 +80,7 @@ impl Hunts {
             if hunt.next.is_none() {
                 hunt.clean = true;
             }
-            let reading = ledger.scan(TokenRange::ALL, hunt.next.as_deref(), PAGE);
+            let reading = ledger.scan(TokenRange::ALL, hunt.next.as_deref(), PAGE, Strength::Local);
             let Page {
                 files,
                 unreadable,

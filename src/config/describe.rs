@@ -63,6 +63,10 @@ impl Config {
                 "retry_first": time(self.repair.retry_first),
                 "retry_most": time(self.repair.retry_most),
                 "tombstone_retention": time(self.repair.tombstone_retention),
+                "verify_every": self.repair.verify_every.map_or("never".to_owned(), time),
+                "verify_by": self.repair.verify_by.name(),
+                "verify_rate": self.repair.verify_rate,
+                "verify_most_missing": format!("{}%", self.repair.verify_most_missing),
             },
             "api": {
                 "listen": self.api.listen,
@@ -129,6 +133,17 @@ impl fmt::Display for Config {
                 false => "off: nothing is brought here".to_owned(),
             },
         )?;
+        if let (true, Some(every)) = (repair.enabled, repair.verify_every) {
+            line(
+                "",
+                format!(
+                    "a look at all files here every {}, by {}, {} a second at most",
+                    time(every),
+                    repair.verify_by.name(),
+                    repair.verify_rate
+                ),
+            )?;
+        }
         line("api", format!("http://{}", self.api.listen))
     }
 }

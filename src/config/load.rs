@@ -11,11 +11,12 @@ use super::ledger::ledger;
 use super::mistake::{Mistake, Mistakes};
 use super::reader::{Reader, Section};
 use super::values::{
-    address, boolean, command, count, duration, host_and_port, list, name, one_or_more, path, size,
-    text,
+    address, boolean, command, count, duration, host_and_port, list, name, named, one_or_more,
+    or_never, path, percent, size, text,
 };
 use super::{
     ApiConfig, Config, DatacenterConfig, JournalConfig, LedgerConfig, ProxyConfig, RepairConfig,
+    VerifyBy,
 };
 use crate::file::{Domain, NodeName};
 
@@ -29,6 +30,8 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
+/// As texts of times count it.
+const YEAR: Duration = Duration::from_secs(31_557_600);
 
 /// Twice the 30 s after which a tracker kills a worker: a request whose answer was lost is over by then.
 const QUIET_TIME: Duration = MINUTE;
@@ -216,6 +219,14 @@ fn repair(section: &Section<'_>) -> RepairConfig {
             duration(SECOND..=360 * DAY),
             30 * DAY,
         ),
+        verify_every: section.or(
+            "verify_every",
+            or_never(duration(SECOND..=YEAR)),
+            Some(30 * DAY),
+        ),
+        verify_by: section.or("verify_by", named(&VerifyBy::NAMES), VerifyBy::default()),
+        verify_rate: section.or("verify_rate", rate(1..=100_000), 50),
+        verify_most_missing: section.or("verify_most_missing", percent, 5.0),
     };
     let sound = section.is_sound("retry_first") && section.is_sound("retry_most");
     if sound && config.retry_first > config.retry_most {
@@ -229,6 +240,14 @@ fn repair(section: &Section<'_>) -> RepairConfig {
         );
     }
     config
+}
+
+/// So many in a second.
+fn rate(
+    range: std::ops::RangeInclusive<usize>,
+) -> impl Fn(&super::reader::Spot<'_>) -> Option<u32> {
+    let parse = count(range);
+    move |spot| u32::try_from(parse(spot)?).ok()
 }
 
 fn api(section: &Section<'_>) -> ApiConfig {

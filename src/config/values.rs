@@ -130,6 +130,26 @@ pub(super) fn duration(range: RangeInclusive<Duration>) -> impl Fn(&Spot<'_>) ->
     }
 }
 
+/// A span of time, or `"never"`.
+pub(super) fn or_never(
+    parse: impl Fn(&Spot<'_>) -> Option<Duration>,
+) -> impl Fn(&Spot<'_>) -> Option<Option<Duration>> {
+    move |spot| match spot.value.as_str() {
+        Some("never") => Some(None),
+        _ => parse(spot).map(Some),
+    }
+}
+
+/// A share of a hundred, as text with its sign.
+pub(super) fn percent(spot: &Spot<'_>) -> Option<f64> {
+    let digits = |text: &str| text.trim().strip_suffix('%')?.trim().parse::<f64>().ok();
+    match spot.value.as_str().and_then(digits) {
+        Some(share) if (0.0..=100.0).contains(&share) => Some(share),
+        Some(_) => spot.refuse("no share of a hundred", "write \"0%\" to \"100%\""),
+        None => spot.refuse("not a share", "write a text such as \"5%\" or \"0.5%\""),
+    }
+}
+
 /// An address of this machine to listen on.
 pub(super) fn address(spot: &Spot<'_>) -> Option<SocketAddr> {
     let parsed = spot.value.as_str().and_then(|text| text.parse().ok());

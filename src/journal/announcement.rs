@@ -5,8 +5,8 @@
 //! datacenter hears of first, the bytes are not lost.
 
 use crate::file::{
-    Checksum, Class, ClassCell, Content, Datacenter, Fid, FileName, Held, NodeName, Op, Put,
-    Replica, Revision,
+    Checked, Checksum, Class, ClassCell, Content, Datacenter, Fid, FileName, Found, Held, NodeName,
+    Op, Put, Replica, Revision,
 };
 use crate::ledger::{FileRecord, FileWrite};
 use crate::version::Version;
@@ -198,6 +198,15 @@ impl Announcer {
             fid: bytes.fid,
             class: bytes.class.clone(),
             claimed: false,
+            checked: match (by, from, &bytes.checksum) {
+                // Computed on the way here.
+                (By::Repair { .. }, None, Some(checksum)) => Some(Checked {
+                    at: version,
+                    found: Found::Copied,
+                    checksum: Some(checksum.clone()),
+                }),
+                _ => None,
+            },
         };
         self.announcement(
             version,

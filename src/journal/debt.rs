@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::file::{Datacenter, FileName};
 use crate::ledger::{FileRecord, FileWrite, Ledger, LedgerError, Strength, TokenRange};
-use crate::version::{Version, wall_clock};
+use crate::version::{Version, ago, wall_clock};
 
 use super::{Debt, Debts, Journal, JournalError, Walk};
 
@@ -64,6 +64,8 @@ pub struct Limits {
     pub patience: Duration,
     /// How long a file that was set aside is left alone.
     pub aside_for: Duration,
+    /// How long after a delete nothing may be left of its file: `repair.tombstone_retention`.
+    pub forgotten_after: Duration,
     /// How often a walk writes down where it is.
     pub note_every: Duration,
 }
@@ -76,6 +78,7 @@ impl Default for Limits {
             longest_pause: Duration::from_secs(30),
             patience: Duration::from_secs(60),
             aside_for: Duration::from_secs(600),
+            forgotten_after: Duration::from_secs(30 * 86_400),
             note_every: Duration::from_secs(1),
         }
     }
@@ -221,6 +224,12 @@ impl Payable for Debt {
         payer
             .with_patience(async {
                 let record = payer.ledger.read(&self.file, Strength::Local).await?;
+                if record == FileRecord::default()
+                    && self.version < ago(payer.limits.forgotten_after)
+                {
+                    // Deleted and forgotten since, which is done at the same strength.
+                    return Ok(());
+                }
                 if newest(&record, &payer.us()) < Some(self.version) {
                     return Err(Unpaid::Aside(format!(
                         "the ledger shows nothing of it as new as {}, which it had confirmed; was it set back to an earlier state?",
@@ -553,7 +562,10 @@ impl<'a> Round<'a> {
     /// Reads the page at which the walk is, and keeps what of it is due. `None` if it cannot be read now.
     async fn read_page(&mut self, walk: &Walk) -> Option<OpenPage> {
         let range = TokenRange::part(walk.part, PARTS);
-        let reading = self.payer.ledger.scan(range, walk.page.as_deref(), PAGE);
+        let reading = self
+            .payer
+            .ledger
+            .scan(range, walk.page.as_deref(), PAGE, Strength::Local);
         let page = match tokio::time::timeout(self.payer.limits.patience, reading).await {
             Ok(Ok(page)) => page,
             Ok(Err(why)) => {

@@ -181,7 +181,7 @@ macro_rules! passed_on {
 passed_on! {
     "write a file" write(file: &FileName, write: &FileWrite, strength: Strength) -> ();
     "read a file" read(file: &FileName, strength: Strength) -> FileRecord;
-    "scan files" scan(range: TokenRange, from: Option<&str>, limit: usize) -> Page;
+    "scan files" scan(range: TokenRange, from: Option<&str>, limit: usize, strength: Strength) -> Page;
     "forget a file" forget(file: &FileName, record: &FileRecord) -> ();
     "append a change" append_change(stream: &StreamId, change: &Change, strength: Strength) -> ();
     "read changes" changes(stream: &StreamId, after: u64, limit: usize, strength: Strength) -> Vec<Change>;

@@ -15,8 +15,8 @@ use super::{
     Placement, StreamId,
 };
 use crate::file::{
-    Cell, Checksum, Class, ClassCell, Content, Datacenter, Domain, Fid, FileName, Held, Key,
-    NodeName, Op, Put, Replica, Revision,
+    Cell, Checked, Checksum, Class, ClassCell, Content, Datacenter, Domain, Fid, FileName, Found,
+    Held, Key, NodeName, Op, Put, Replica, Revision,
 };
 use crate::version::Version;
 
@@ -103,15 +103,31 @@ fn class_cell() -> impl Strategy<Value = ClassCell> {
 }
 
 fn replica() -> impl Strategy<Value = Replica> {
-    let held =
-        (content(), number(), class(), any::<bool>()).prop_map(|(content, fid, class, claimed)| {
-            Held {
-                content,
-                fid: Fid(fid),
-                class,
-                claimed,
-            }
-        });
+    let checksum = select(vec![&b"0123456789abcdef"[..], b"fedcba9876543210"]);
+    let checked = (
+        version(),
+        select(Found::ALL.to_vec()),
+        option::of(checksum.prop_map(Checksum::md5)),
+    );
+    let checked = checked.prop_map(|(at, found, checksum)| Checked {
+        at,
+        found,
+        checksum,
+    });
+    let held = (
+        content(),
+        number(),
+        class(),
+        any::<bool>(),
+        option::of(checked),
+    );
+    let held = held.prop_map(|(content, fid, class, claimed, checked)| Held {
+        content,
+        fid: Fid(fid),
+        class,
+        claimed,
+        checked,
+    });
     (version(), option::of(held)).prop_map(|(since, held)| Replica { since, held })
 }
 
@@ -330,8 +346,10 @@ proptest! {
         prop_assert_eq!(fields[2].as_deref(), Some(revision.origin.as_str().as_bytes()));
         prop_assert_eq!(self::fields(&cell.tie_bytes()).len(), 5);
         let fields = self::fields(&replica.tie_bytes());
-        prop_assert_eq!(fields.len(), 8);
+        prop_assert_eq!(fields.len(), 11);
         prop_assert_eq!(fields[1].as_deref(), Some(&[u8::from(replica.held.is_some())][..]));
+        let checked = replica.held.as_ref().and_then(|held| held.checked.as_ref());
+        prop_assert_eq!(fields[9].as_deref(), checked.map(|checked| checked.found.word().as_bytes()));
     }
 }
 
@@ -411,6 +429,7 @@ fn what_is_held_wins_over_nothing_and_what_was_seen_over_a_claim() {
             fid: Fid(1),
             class: Class::default_class(),
             claimed,
+            checked: None,
         }),
     };
     let nothing = Replica {

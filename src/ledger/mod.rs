@@ -21,7 +21,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::file::{
-    Class, ClassCell, Content, Datacenter, Domain, FileName, NodeName, Replica, Revision,
+    Checksum, Class, ClassCell, Content, Datacenter, Domain, FileName, Held, NodeName, Replica,
+    Revision,
 };
 use crate::version::Version;
 
@@ -98,6 +99,23 @@ impl FileRecord {
         self.head.as_ref()?.content()
     }
 
+    /// The digest of the bytes that should be everywhere: the one that the head names, else what all that have computed
+    /// one of them agree on.
+    pub fn checksum(&self) -> Option<&Checksum> {
+        let put = self.head.as_ref()?.put()?;
+        let held = self
+            .replicas
+            .values()
+            .filter_map(|replica| replica.held.as_ref());
+        let mut computed = held
+            .filter(|held| held.content == put.content && !held.claimed)
+            .filter_map(Held::checksum);
+        put.checksum.as_ref().or_else(|| {
+            let first = computed.next()?;
+            computed.all(|other| other == first).then_some(first)
+        })
+    }
+
     /// Whether `datacenter`, if the file is due there (`due`), holds what it should, in the right
     /// class, and nothing that it should not.
     pub fn is_whole_in(&self, datacenter: &Datacenter, due: bool) -> bool {
@@ -110,6 +128,7 @@ impl FileRecord {
             (Some(_), None) => !due,
             (Some(content), Some(held)) => {
                 !due || (held.content == *content
+                    && !held.is_damaged()
                     && self.class().is_none_or(|class| *class == held.class))
             }
         }
@@ -464,12 +483,13 @@ pub trait Ledger: Send + Sync + 'static {
     /// What is known of one file; an empty record if nothing is.
     async fn read(&self, file: &FileName, strength: Strength) -> Result<FileRecord, LedgerError>;
     /// Up to `limit` files of a range, from its beginning or from an earlier page's `next`. A page may hold fewer,
-    /// even none, before the end; only its `next` tells.
+    /// even none, before the end; only its `next` tells. What is not in a page at [`Strength::Each`] is not there.
     async fn scan(
         &self,
         range: TokenRange,
         from: Option<&str>,
         limit: usize,
+        strength: Strength,
     ) -> Result<Page, LedgerError>;
 
     /// Removes these cells of a file, each at its own timestamp, at [`Strength::Whole`]; the head last. What was written

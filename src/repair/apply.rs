@@ -202,7 +202,11 @@ impl Reconciler {
     }
 
     /// What the tracker's master holds under a key right now, unless a client wants to have the lock first.
-    async fn fid_here(&self, guard: &KeyGuard, file: &FileName) -> Result<Option<u64>, NotDone> {
+    pub(super) async fn fid_here(
+        &self,
+        guard: &KeyGuard,
+        file: &FileName,
+    ) -> Result<Option<u64>, NotDone> {
         let wanted = async {
             while !guard.wanted() {
                 tokio::time::sleep(GIVE_WAY).await;

@@ -1,9 +1,9 @@
 //! Copying: the bytes of one content from a datacenter that has them into the local tracker.
 //!
-//! Always true: what is closed here has the size that the head names, and its MD5 where the head has one; it came from the
+//! Always true: what is closed here has the size that the head names, and its MD5 where one is known; it came from the
 //! very fid that the source's replica names; it is closed under the key's lock, with nothing newer about.
 //! Never here: a whole file in memory; a URL that the source's registry entry does not allow; a replica
-//! that only an outsider has claimed.
+//! that only an outsider has claimed, or that is known to be damaged.
 //! Killed in the middle: an upload that is not closed is reaped by the tracker after an hour; a closing has its intent.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,6 +36,9 @@ const PATHS: u32 = 8;
 
 /// Local destinations that may fail before a copy does.
 const DESTINATIONS: usize = 3;
+
+/// How long a file waits for its turn. One that waits longer is parked: it must not stand in the way of what needs no copy.
+const TURN: Duration = Duration::from_secs(15);
 
 /// How the last error of a gap begins that was left because nobody gave the bytes.
 pub(super) const NO_SOURCE: &str = "no datacenter gives these bytes: ";
@@ -70,8 +73,16 @@ impl Reconciler {
         from: Option<&View>,
     ) -> Result<Did, NotDone> {
         let waited_since = Instant::now();
-        let Ok(_one_of) = self.copies.acquire().await else {
-            return Err(NotDone::Later("repair is stopping".into()));
+        let turn = tokio::time::timeout(TURN, self.copies.acquire()).await;
+        let _one_of = match turn {
+            Ok(Ok(turn)) => turn,
+            Ok(Err(_closed)) => return Err(NotDone::Later("repair is stopping".into())),
+            Err(_elapsed) => {
+                let all = self.config.copies_at_once;
+                return Err(NotDone::Crowded(format!(
+                    "{all} other copies are being made (repair.copies_at_once)"
+                )));
+            }
         };
         if waited_since.elapsed() > Duration::from_secs(1) {
             // What was read is old by now.
@@ -104,8 +115,13 @@ impl Reconciler {
         let registry = self.registry().await?;
         let sources = self.sources(&registry, view, put, from);
         if sources.is_empty() {
+            let damaged = view.held(&self.datacenter).is_some_and(Held::is_damaged);
+            let here = match damaged {
+                true => "what is here is damaged, and ",
+                false => "",
+            };
             return Err(NotDone::Failed(format!(
-                "{NO_SOURCE}none that we can ask is known to hold them"
+                "{NO_SOURCE}{here}none that we can ask is known to hold them"
             )));
         }
         let class = self.class_of(view, put);
@@ -139,6 +155,7 @@ impl Reconciler {
         let mut add = |view: &View, datacenter: &Datacenter, held: &Held| {
             if held.content == put.content
                 && !held.claimed
+                && !held.is_damaged()
                 && let Some(known) = registry.datacenter(datacenter)
             {
                 sources.push(Source {
@@ -290,27 +307,15 @@ impl Reconciler {
             &self.figures.bytes,
         )
         .await;
-        let wrong = match passed {
-            Ok(checksum)
-                if put
-                    .checksum
-                    .as_ref()
-                    .is_none_or(|wanted| *wanted == checksum) =>
-            {
+        let wrong = match (passed, view.record.checksum()) {
+            (Ok(checksum), Some(wanted)) if *wanted != checksum => StoreError::Wrong(format!(
+                "the bytes at {url} have {checksum} where {wanted} is expected"
+            )),
+            (Ok(checksum), _) => {
                 pass(failpoint::COPY_UPLOADED);
                 return Ok(Stored { upload, checksum });
             }
-            Ok(checksum) => {
-                let wanted = put
-                    .checksum
-                    .as_ref()
-                    .map(ToString::to_string)
-                    .unwrap_or_default();
-                StoreError::Wrong(format!(
-                    "the bytes at {url} have {checksum} where {wanted} is expected"
-                ))
-            }
-            Err(error) => StoreError::Fetch(error, upload.to.devid),
+            (Err(error), _) => StoreError::Fetch(error, upload.to.devid),
         };
         self.give_up(&view.file.domain, &upload).await;
         Err(wrong)
@@ -369,7 +374,8 @@ impl Reconciler {
             details: Details {
                 class: Some(class.unwrap_or_else(Class::default_class)),
                 size: Some(put.size),
-                checksum: Some(checksum.clone()),
+                // What the head says already need not be said again.
+                checksum: put.checksum.is_none().then(|| checksum.clone()),
             },
         };
         let by = By::Repair {

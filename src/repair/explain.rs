@@ -119,6 +119,8 @@ pub enum Wanting {
     Missing,
     /// Its bytes are to come, in place of others.
     OtherBytes,
+    /// Its bytes are to come again: those that are here are damaged.
+    Damaged,
     /// Its class is to change.
     OtherClass {
         /// To this one.
@@ -191,7 +193,7 @@ impl Shared {
         };
         explanation.reason = match self.reason(file, &mut explanation).await {
             Ok(reason) => reason,
-            Err(NotDone::Later(why)) => Reason::LocalChange(why),
+            Err(NotDone::Later(why) | NotDone::Crowded(why)) => Reason::LocalChange(why),
             Err(NotDone::Failed(why)) => Reason::Unreadable(why),
             Err(NotDone::LedgerAway(error)) => Reason::LedgerAway(error.to_string()),
         };
@@ -374,7 +376,7 @@ impl Shared {
     fn scan_progress(&self) -> Option<ScanProgress> {
         match &*self.scan.progress.lock() {
             Progress::Scan(scan) => Some(scan.clone()),
-            Progress::None | Progress::Tail(_) => None,
+            Progress::None | Progress::Tail(_) | Progress::Verify(_) => None,
         }
     }
 
@@ -396,8 +398,9 @@ impl Shared {
                 doubt.sentence()
             ));
         }
-        let paused = self
-            .figures()
+        // Those that bring files here; who verifies does not.
+        let paused = [&self.tail, &self.retry, &self.scan]
+            .into_iter()
             .filter(|figures| figures.read().state == State::Paused);
         let paused: Vec<&str> = paused.map(|figures| figures.name()).collect();
         (!paused.is_empty()).then(|| format!("repair is paused here ({})", paused.join(", ")))
@@ -414,8 +417,11 @@ fn deciding(placements: &Placements, view: &View) -> Option<Placement> {
 fn wanting(step: &Step, view: &View, here: &Datacenter) -> Option<Wanting> {
     match step {
         Step::Nothing => None,
-        Step::Bring(_) if view.held(here).is_some() => Some(Wanting::OtherBytes),
-        Step::Bring(_) => Some(Wanting::Missing),
+        Step::Bring(put) => Some(match view.held(here) {
+            None => Wanting::Missing,
+            Some(held) if held.content == put.content => Wanting::Damaged,
+            Some(_) => Wanting::OtherBytes,
+        }),
         Step::SetClass(class) => Some(Wanting::OtherClass { to: class.clone() }),
         Step::Remove { .. } => Some(Wanting::StillHere),
     }

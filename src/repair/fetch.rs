@@ -1,4 +1,4 @@
-//! Bytes from one URL to another, as a stream: chunk by chunk, counted and digested on the way.
+//! Bytes from one URL to another, as a stream: chunk by chunk, counted and digested on the way; or only looked at.
 //!
 //! Always true: memory does not grow with the file; never more bytes are passed on than were expected, and fewer are
 //! an error that the receiver meets as a broken request; no redirect is followed; a transfer that
@@ -106,6 +106,66 @@ fn fid_of(url: &Url) -> Option<Fid> {
         return None;
     }
     digits.parse().ok().map(Fid)
+}
+
+/// What a storage node says that it has at a URL: how many bytes, or that there is nothing.
+///
+/// # Errors
+/// If it does not say: that it is away, or busy, or broken proves nothing.
+pub(super) async fn length(http: &reqwest::Client, url: &Url) -> Result<Option<u64>, FetchError> {
+    let source = |why: String| FetchError::Source {
+        url: url.clone(),
+        why,
+    };
+    let asked = tokio::time::timeout(STALL, http.head(url.clone()).send()).await;
+    let response = match asked {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) => return Err(source(chain(&error))),
+        Err(_elapsed) => return Err(source(format!("no answer within {STALL:?}"))),
+    };
+    match response.status() {
+        StatusCode::OK => {}
+        StatusCode::NOT_FOUND | StatusCode::GONE => return Ok(None),
+        status => return Err(source(format!("answered {status}"))),
+    }
+    let length = response.headers().get(header::CONTENT_LENGTH);
+    match length.and_then(|length| length.to_str().ok()?.parse().ok()) {
+        Some(length) => Ok(Some(length)),
+        None => Err(source("does not say how many bytes it has".to_owned())),
+    }
+}
+
+/// Reads all of a body and gives its MD5; nothing of it is kept.
+pub(super) async fn digest(begun: Begun, size: u64) -> Result<Checksum, FetchError> {
+    let Begun { url, response } = begun;
+    let source = |why: String| FetchError::Source {
+        url: url.clone(),
+        why,
+    };
+    let mut chunks = response.bytes_stream();
+    let (mut digest, mut read) = (Md5::new(), 0);
+    loop {
+        match tokio::time::timeout(STALL, chunks.next()).await {
+            Ok(Some(Ok(chunk))) => {
+                read += chunk.len() as u64;
+                if read > size {
+                    return Err(source(format!(
+                        "has more than the {size} bytes that are expected"
+                    )));
+                }
+                digest.update(&chunk);
+            }
+            Ok(None) if read == size => return Ok(Checksum::md5(&digest.finalize())),
+            Ok(None) => return Err(source(format!("ended after {read} of {size} bytes"))),
+            Ok(Some(Err(error))) => {
+                return Err(source(format!(
+                    "ended after {read} of {size} bytes: {}",
+                    chain(&error)
+                )));
+            }
+            Err(_elapsed) => return Err(source(format!("nothing moved for {STALL:?}"))),
+        }
+    }
 }
 
 /// An answer that has begun, with nothing of its body read.

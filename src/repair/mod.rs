@@ -1,12 +1,13 @@
 //! Repair: bringing here what is missing here, and taking away what was deleted elsewhere.
 //!
-//! Finders find files ([`tail`], [`retry`], [`scan`]); one idempotent step acts on a file ([`reconcile`]), by a copy
+//! Finders find files ([`tail`], [`retry`], [`scan`], [`verify`]); one idempotent step acts on a file ([`reconcile`]), by a copy
 //! ([`copy`]) or by a change in the local tracker ([`apply`]); what did not work is parked by name ([`park`]). Why a file is here
 //! or not is told by the same judgement ([`explain`]).
 //!
 //! Always true: nothing newer is replaced by older, whatever finds a file how often; a cursor passes a file only when it is
 //! done or parked; a client never waits for repair.
-//! Never here: what a client changed (`proxy`), and what this datacenter holds as the ledger is told it (`journal`).
+//! Never here: what a client changed (`proxy`), and what this datacenter holds as the ledger is told it (`journal`), but for what verify
+//! has observed ([`proof`]).
 //! Killed in the middle: cursors, gaps and intents are on disk; everything else is found again.
 
 mod apply;
@@ -14,15 +15,19 @@ mod clocks;
 mod copy;
 pub mod explain;
 mod fetch;
+mod inspect;
 mod park;
+mod proof;
 mod purge;
 mod reconcile;
 mod registry;
 mod retry;
 mod scan;
+mod share;
 pub mod status;
 mod tail;
 mod trouble;
+mod verify;
 mod work;
 
 use std::panic::AssertUnwindSafe;
@@ -82,6 +87,8 @@ pub struct RepairParts {
     pub events: Events,
     /// Whether ledger and journal agree: else no worker works.
     pub trust: Trust,
+    /// `journal.quiet_time`: how far apart two looks have to be before what is not there is missing.
+    pub quiet_time: Duration,
 }
 
 /// Repair could not be started.
@@ -101,11 +108,15 @@ struct Shared {
     tail: Arc<Figures>,
     retry: Arc<Figures>,
     scan: Arc<Figures>,
+    verify: Arc<Figures>,
     /// The nodes of other datacenters, and when they were read.
     nodes: Mutex<Option<(Version, Vec<NodeRecord>)>>,
     /// Since when a scan is asked for.
     scan_wanted: Mutex<Option<Version>>,
     scan_asked: Notify,
+    /// Whether a pass of verify is asked for.
+    verify_wanted: AtomicBool,
+    verify_asked: Notify,
     /// When streams of other nodes were found to have been left, the last of them: what was left in them is for a scan to find.
     left: Mutex<Version>,
     /// Whether the last whole scan was made under the rules of placement of today.
@@ -114,6 +125,7 @@ struct Shared {
     registered: OnceCell<bool>,
     trust: Trust,
     clocks: Clocks,
+    quiet_time: Duration,
 }
 
 impl Repair {
@@ -150,14 +162,18 @@ impl Repair {
             tail: Arc::new(Figures::new("tail")),
             retry: Arc::new(Figures::new("retry")),
             scan: Arc::new(Figures::new("scan")),
+            verify: Arc::new(Figures::new("verify")),
             nodes: Mutex::default(),
             scan_wanted: Mutex::default(),
             scan_asked: Notify::new(),
+            verify_wanted: AtomicBool::new(false),
+            verify_asked: Notify::new(),
             left: Mutex::default(),
             scan_is_current: AtomicBool::new(false),
             registered: OnceCell::new(),
             trust: parts.trust,
             clocks: Clocks::default(),
+            quiet_time: parts.quiet_time,
         });
         let mut workers = JoinSet::new();
         if enabled {
@@ -175,6 +191,11 @@ impl Repair {
                 Arc::clone(&shared),
                 Arc::clone(&shared.scan),
                 |shared| scan::run(shared).boxed(),
+            ));
+            workers.spawn(keep(
+                Arc::clone(&shared),
+                Arc::clone(&shared.verify),
+                |shared| verify::run(shared).boxed(),
             ));
         } else {
             shared.figures().for_each(|figures| figures.pause(true));
@@ -234,6 +255,12 @@ impl Repair {
         self.shared.ask_for_scan();
     }
 
+    /// Asks for a pass of verify over all files that are here, now or after the one under way.
+    pub fn ask_for_verify(&self) {
+        self.shared.verify_wanted.store(true, Ordering::Release);
+        self.shared.verify_asked.notify_one();
+    }
+
     /// Pauses or resumes the worker of this name. False if there is none.
     pub fn pause(&self, worker: &str, paused: bool) -> bool {
         let found = self
@@ -256,7 +283,7 @@ impl Repair {
 
 impl Shared {
     fn figures(&self) -> impl Iterator<Item = &Arc<Figures>> {
-        [&self.tail, &self.retry, &self.scan].into_iter()
+        [&self.tail, &self.retry, &self.scan, &self.verify].into_iter()
     }
 
     /// Waits until the ledger knows this datacenter, which takes a moment after the very first start: before that nothing
@@ -293,9 +320,7 @@ impl Shared {
     }
 
     fn ask_for_scan(&self) {
-        self.scan_wanted
-            .lock()
-            .get_or_insert_with(crate::version::wall_clock);
+        *self.scan_wanted.lock() = Some(crate::version::wall_clock());
         self.scan_asked.notify_one();
     }
 
@@ -304,11 +329,11 @@ impl Shared {
         self.trust.scan_since().max(*self.left.lock())
     }
 
-    /// Whether a whole scan ended that began after `moment`.
+    /// Whether a whole and thorough scan ended that began after `moment`.
     fn scanned_since(&self, moment: Version) -> bool {
         match &*self.scan.progress.lock() {
-            Progress::Scan(scan) => scan.ended_scan_began.is_some_and(|began| began > moment),
-            Progress::None | Progress::Tail(_) => false,
+            Progress::Scan(scan) => scan.thorough_scan_began.is_some_and(|began| began > moment),
+            Progress::None | Progress::Tail(_) | Progress::Verify(_) => false,
         }
     }
 

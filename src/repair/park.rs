@@ -109,10 +109,10 @@ impl Reconciler {
             .await
     }
 
-    /// The hybrid time of an observation made now. (A clock that is too far ahead to stamp still tells time.)
+    /// The hybrid time of an observation made now, above that of every earlier one. (A clock that is too far ahead to stamp
+    /// for others still tells time.)
     pub(super) fn now(&self) -> Version {
-        let clock = self.journal.clock();
-        clock.stamp().unwrap_or_else(|_ahead| clock.mark().next())
+        self.journal.clock().stamp_above(Version(0))
     }
 }
 
@@ -143,6 +143,7 @@ pub(super) fn micros(duration: Duration) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::VerifyBy;
 
     #[test]
     fn a_pause_grows_with_the_failures_and_with_the_time_that_they_took() {
@@ -154,6 +155,10 @@ mod tests {
             retry_first: Duration::from_secs(2),
             retry_most: Duration::from_secs(3600),
             tombstone_retention: Duration::from_secs(3600),
+            verify_every: None,
+            verify_by: VerifyBy::Size,
+            verify_rate: 1,
+            verify_most_missing: 5.0,
         };
         let of = |attempts, waited| {
             let waited = Duration::from_secs(waited);

@@ -14,8 +14,7 @@ use std::collections::BTreeSet;
 
 use crate::file::{Datacenter, FileName, Op};
 use crate::ledger::{FileRecord, FileWrite, Ledger, LedgerError, Strength};
-use crate::repair::park::micros;
-use crate::version::{Version, wall_clock};
+use crate::version::{Version, ago};
 
 use super::{is_superseded, scan};
 
@@ -36,10 +35,10 @@ impl Horizon {
         ledger: &dyn Ledger,
         retention: std::time::Duration,
     ) -> Result<Option<Horizon>, LedgerError> {
-        let mut before = Version(wall_clock().0.saturating_sub(micros(retention)));
+        let mut before = ago(retention);
         let datacenters = ledger.datacenters().await?;
         for datacenter in &datacenters {
-            match scan::last_whole(ledger, &datacenter.name).await? {
+            match scan::last_thorough(ledger, &datacenter.name).await? {
                 Some(began) => before = before.min(began),
                 None => return Ok(None),
             }
@@ -155,6 +154,7 @@ mod tests {
             fid: Fid(1),
             class: crate::file::Class::default_class(),
             claimed: false,
+            checked: None,
         };
         held.replicas
             .insert(tx01.clone(), replica(Some(held_there)));

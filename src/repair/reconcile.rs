@@ -22,7 +22,7 @@ use crate::journal::{Journal, JournalError, Standing};
 use crate::ledger::{Expected, FileRecord, Ledger, LedgerError, Strength};
 use crate::locks::{KeyLocks, Watch};
 use crate::trackers::{TrackerError, Trackers};
-use crate::version::{Version, wall_clock};
+use crate::version::{Version, ago, wall_clock};
 
 use super::park::micros;
 use super::registry::{Reading, Registry};
@@ -78,6 +78,8 @@ pub(super) enum Did {
 pub(super) enum NotDone {
     /// It was not the moment: nothing is wrong.
     Later(String),
+    /// The same, and a moment more will not help: others have to be done first.
+    Crowded(String),
     /// Something is.
     Failed(String),
     /// The ledger is away: nothing is known of the file.
@@ -173,10 +175,14 @@ pub(super) fn decide(record: &FileRecord, here: &Datacenter, due: bool) -> Step 
             renamed_to: renamed_to.clone(),
         },
         (Op::Put(_), _) if !due => Step::Nothing,
-        (Op::Put(put), Some(held)) if held.content == put.content => match record.class() {
-            Some(class) if *class != held.class && !held.claimed => Step::SetClass(class.clone()),
-            Some(_) | None => Step::Nothing,
-        },
+        (Op::Put(put), Some(held)) if held.content == put.content && !held.is_damaged() => {
+            match record.class() {
+                Some(class) if *class != held.class && !held.claimed => {
+                    Step::SetClass(class.clone())
+                }
+                Some(_) | None => Step::Nothing,
+            }
+        }
         (Op::Put(put), _) if only_claimed(record, &put.content) => Step::Nothing,
         (Op::Put(put), _) => Step::Bring(put.clone()),
     }
@@ -210,21 +216,32 @@ impl Reconciler {
         if expects.missing_in(&view.record).is_none() {
             *expects = Expected::default();
         } else {
-            view = self.look(file, Strength::Global).await?;
-            if let Some(version) = expects.missing_in(&view.record) {
+            for strength in [Strength::Global, Strength::Each] {
+                let Some(version) = expects.missing_in(&view.record) else {
+                    break;
+                };
                 let not_yet = format!("the ledger does not show version {version} yet");
                 // Not a reason to wait for the ledger as a whole: one datacenter of it that is away is enough to fail this.
-                let everywhere = self.look(file, Strength::Each).await;
-                view = everywhere.map_err(|error| match error {
+                let looked = self.look(file, strength).await;
+                view = looked.map_err(|error| match error {
                     NotDone::LedgerAway(error) => NotDone::Later(format!("{not_yet}: {error}")),
                     other => other,
                 })?;
-                if expects.missing_in(&view.record).is_some() {
+                if strength == Strength::Each
+                    && expects.missing_in(&view.record).is_some()
+                    && !self.is_forgotten(&view, version)
+                {
                     return Err(NotDone::Later(not_yet));
                 }
             }
         }
         self.step(view, None).await
+    }
+
+    /// Whether a file of which no datacenter's quorum shows a head had one of that version, and was deleted and forgotten since. A
+    /// head is in the ledger before anything names its version, and only the purge takes it away again.
+    fn is_forgotten(&self, view: &View, version: Version) -> bool {
+        view.record.head.is_none() && version < ago(self.config.tombstone_retention)
     }
 
     /// Reads a file. Also says whether it can be touched: a change under way is waited for.
@@ -430,7 +447,7 @@ impl Reconciler {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::file::{ClassCell, Fid, Replica};
+    use crate::file::{Checked, ClassCell, Fid, Found, Replica};
 
     fn here() -> Datacenter {
         "tx01".parse().expect("a name")
@@ -473,6 +490,7 @@ mod tests {
                 fid: Fid(9),
                 class,
                 claimed,
+                checked: None,
             }),
         }
     }
@@ -544,6 +562,24 @@ mod tests {
         assert_eq!(
             decide(&record(head(6, gone(None)), &[elsewhere])),
             Step::Nothing
+        );
+
+        // What is damaged is brought again, if it is due, and deleted as anything else.
+        let mut damaged = held(5, "default", false);
+        damaged.held.as_mut().expect("held").checked = Some(Checked {
+            at: Version(9),
+            found: Found::Damaged,
+            checksum: None,
+        });
+        let record_of = |op| record(head(6, op), &[("tx01", damaged.clone())]);
+        assert_eq!(decide(&record_of(Op::Put(put(5)))), Step::Bring(put(5)));
+        assert_eq!(
+            super::decide(&record_of(Op::Put(put(5))), &here(), false),
+            Step::Nothing
+        );
+        assert_eq!(
+            decide(&record_of(gone(None))),
+            Step::Remove { renamed_to: None }
         );
 
         // What outsiders claim is left alone.

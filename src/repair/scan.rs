@@ -4,6 +4,10 @@
 //! where have changed since the last one began, when it is asked for, when a person has accepted that the ledger has stepped back,
 //! when another node's journal was lost, and some time after the last one ended.
 //!
+//! A scan is *thorough* when all datacenters of the ledger have answered for every page: only then is what it did not meet not
+//! there. Such a one is wanted in all these cases but the last, and once in half of the time that deletes are remembered. Where a
+//! datacenter does not answer the scan goes on with what is here, proves nothing, and is made up for when all answer.
+//!
 //! Always true: its cursor passes a page only when every file of it is as it should be or parked by name; a part is passed
 //! only when its last page is. The next page of a part is read while the files of this one are seen to.
 //! Killed in the middle: it goes on with the pages at which it was.
@@ -19,8 +23,10 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::file::{Datacenter, FileName};
-use crate::ledger::{Cursor, Expected, FileRecord, Ledger, LedgerError, Page, TokenRange};
-use crate::version::{Version, wall_clock};
+use crate::ledger::{
+    Cursor, Expected, FileRecord, Ledger, LedgerError, Page, Strength, TokenRange,
+};
+use crate::version::{Version, ago, wall_clock};
 
 use super::Shared;
 use super::park::{Expects, Parked, micros};
@@ -34,7 +40,7 @@ use super::work::Crew;
 const NAME: &str = "scan";
 
 /// Parts of the ring: a page's place within each of those under way is all that has to be remembered.
-const PARTS: u32 = 64;
+pub(super) const PARTS: u32 = 64;
 
 /// Parts that are gone through at once: while one waits for the ledger, another is looked at.
 const LANES: usize = 4;
@@ -50,6 +56,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How often the cursor is saved while it moves: what lies between is done again after a kill.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a thorough scan waits for a datacenter of the ledger that does not answer: longer than a node takes to start.
+const SILENT: Duration = Duration::from_secs(60);
 
 /// What the cursor's note keeps; its number is the next part that nobody has begun with.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -69,6 +78,27 @@ struct Note {
     rules_at_begin: String,
     #[serde(default)]
     rules_of_ended: String,
+    /// Whether the scan under way is thorough so far.
+    #[serde(default)]
+    thorough: bool,
+    /// When the last whole scan that was thorough had begun, and the rules as it found them.
+    #[serde(default)]
+    thorough_began: Option<Version>,
+    #[serde(default)]
+    rules_of_thorough: String,
+    /// When a scan was asked for last: one that is to prove something.
+    #[serde(default)]
+    asked: Version,
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Due {
+    Nothing,
+    /// A thorough one, as soon as all datacenters of the ledger answer.
+    Proof,
+    /// One, as thorough as can be.
+    Scan,
 }
 
 /// How far one part is.
@@ -98,19 +128,21 @@ struct Standing {
     since: Instant,
     percent_then: f64,
     files: u64,
+    /// Since when not all datacenters of the ledger answer.
+    silent_since: Option<Instant>,
     /// What may be forgotten, as of when this scan began.
     horizon: Option<Horizon>,
     purged: u64,
 }
 
-/// When the last whole scan of a datacenter began, whatever its journal was.
-pub(super) async fn last_whole(
+/// When the last whole and thorough scan of a datacenter began, whatever its journal was.
+pub(super) async fn last_thorough(
     ledger: &dyn Ledger,
     datacenter: &Datacenter,
 ) -> Result<Option<Version>, LedgerError> {
     let cursor = ledger.cursor(datacenter, NAME).await?;
     let note = cursor.and_then(|cursor| serde_json::from_str::<Note>(&cursor.note).ok());
-    Ok(note.and_then(|note| note.ended_scan_began))
+    Ok(note.and_then(|note| note.thorough_began))
 }
 
 pub(super) async fn run(shared: Arc<Shared>) -> Result<(), LedgerError> {
@@ -141,6 +173,7 @@ pub(super) async fn run(shared: Arc<Shared>) -> Result<(), LedgerError> {
         since: Instant::now(),
         percent_then: 0.0,
         files: 0,
+        silent_since: None,
         horizon: None,
         purged: 0,
     };
@@ -207,7 +240,12 @@ impl Scan<'_> {
         let reconciler = &shared.reconciler;
         self.report();
         let rules = reconciler.registry.read().await?.rules.clone();
-        if !self.begin_if_due(rules) {
+        let begins = match self.due(&rules) {
+            Due::Nothing => false,
+            Due::Proof => self.all_answer().await,
+            Due::Scan => true,
+        };
+        if !begins {
             shared.scan.state(State::Idle);
             tokio::select! {
                 () = reconciler.stop.cancelled() => {}
@@ -216,6 +254,7 @@ impl Scan<'_> {
             }
             return Ok(());
         }
+        self.begin_unless_under_way(rules);
         let retention = reconciler.config.tombstone_retention;
         let horizon = Horizon::look(&*reconciler.ledger, retention).await?;
         self.place.lock().horizon = horizon;
@@ -223,35 +262,101 @@ impl Scan<'_> {
         self.end().await
     }
 
-    /// True if a scan is under way, or begins now.
-    fn begin_if_due(&self, rules: String) -> bool {
-        let mut standing = self.place.lock();
-        let note = &standing.note;
-        let current = note.ended.is_some() && note.rules_of_ended == rules;
-        self.shared
-            .scan_is_current
-            .store(current, Ordering::Relaxed);
-        if note.began.is_some() {
-            return true;
-        }
-        let wanted = self.shared.scan_wanted.lock().take();
-        let every = self.shared.reconciler.config.scan_every;
-        let since = self.shared.scan_since();
-        let due = wanted.is_some()
-            || note.ended_scan_began.is_some_and(|began| began <= since)
+    fn due(&self, rules: &str) -> Due {
+        let shared = self.shared;
+        let config = &shared.reconciler.config;
+        let standing = &mut *self.place.lock();
+        let note = &mut standing.note;
+        let current = note.thorough_began.is_some() && note.rules_of_thorough == rules;
+        shared.scan_is_current.store(current, Ordering::Relaxed);
+        let wanted = shared.scan_wanted.lock().take();
+        note.asked = note.asked.max(wanted.unwrap_or_default());
+        let next = note
+            .ended
+            .map(|ended| ended.0.saturating_add(micros(config.scan_every)));
+        if note.began.is_some()
+            || wanted.is_some()
             || rules != note.rules_of_ended
-            || note
-                .ended
-                .is_none_or(|ended| wall_clock().0 >= ended.0.saturating_add(micros(every)));
-        if due {
-            tracing::debug!("scan of all files begins");
-            standing.next_part = 0;
-            standing.note.began = Some(wall_clock());
-            standing.note.under_way.clear();
-            standing.note.rules_at_begin = rules;
-            (standing.since, standing.percent_then, standing.files) = (Instant::now(), 0.0, 0);
+            || next.is_none_or(|next| wall_clock().0 >= next)
+        {
+            return Due::Scan;
         }
-        due
+        match self.wants_proof(note, rules) {
+            true => Due::Proof,
+            false => Due::Nothing,
+        }
+    }
+
+    /// Whether the last thorough scan does not prove what is to be proved now.
+    fn wants_proof(&self, note: &Note, rules: &str) -> bool {
+        let config = &self.shared.reconciler.config;
+        let since = self.shared.scan_since().max(note.asked);
+        // Nothing is forgotten that a datacenter has not had such a scan since.
+        let for_purge = ago((config.tombstone_retention / 2).max(config.scan_every));
+        rules != note.rules_of_thorough
+            || note
+                .thorough_began
+                .is_none_or(|began| began <= since.max(for_purge))
+    }
+
+    fn begin_unless_under_way(&self, rules: String) {
+        let standing = &mut *self.place.lock();
+        if standing.note.began.is_some() {
+            return;
+        }
+        let thorough = self.wants_proof(&standing.note, &rules);
+        tracing::debug!(thorough, "scan of all files begins");
+        standing.next_part = 0;
+        standing.silent_since = None;
+        let note = &mut standing.note;
+        note.began = Some(wall_clock());
+        note.thorough = thorough;
+        note.under_way.clear();
+        note.rules_at_begin = rules;
+        (standing.since, standing.percent_then, standing.files) = (Instant::now(), 0.0, 0);
+    }
+
+    /// Whether all datacenters of the ledger answer.
+    async fn all_answer(&self) -> bool {
+        let ledger = &self.shared.reconciler.ledger;
+        let answer = ledger.scan(TokenRange::ALL, None, 1, Strength::Each).await;
+        if let Err(error) = &answer {
+            self.shared
+                .scan
+                .note(format!("a scan that proves something waits: {error}"));
+        }
+        answer.is_ok()
+    }
+
+    /// A page, thorough as long as that can be had.
+    async fn read(&self, range: TokenRange, from: Option<&str>) -> Result<Page, LedgerError> {
+        let ledger = &self.shared.reconciler.ledger;
+        let mut silent_for = None;
+        if self.place.lock().note.thorough {
+            match ledger.scan(range, from, PAGE, Strength::Each).await {
+                Err(error @ LedgerError::Unavailable { .. }) => {
+                    let mut standing = self.place.lock();
+                    let since = *standing.silent_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() < silent() {
+                        return Err(error);
+                    }
+                    silent_for = Some(error);
+                }
+                answer => {
+                    self.place.lock().silent_since = None;
+                    return answer;
+                }
+            }
+        }
+        let page = ledger.scan(range, from, PAGE, Strength::Local).await?;
+        if let Some(error) = silent_for
+            && std::mem::take(&mut self.place.lock().note.thorough)
+        {
+            let why = format!("the scan goes on without proving anything: {error}");
+            tracing::warn!("{why}");
+            self.shared.scan.note(why);
+        }
+        Ok(page)
     }
 
     /// Goes through one part after another.
@@ -288,10 +393,7 @@ impl Scan<'_> {
     async fn go_through(&self, at: &mut Place, crew: &mut Crew) -> Result<(), LedgerError> {
         let shared = self.shared;
         let range = TokenRange::part(at.part, PARTS);
-        let read = async |from: Option<String>| {
-            let ledger = &shared.reconciler.ledger;
-            ledger.scan(range, from.as_deref(), PAGE).await
-        };
+        let read = async |from: Option<String>| self.read(range, from.as_deref()).await;
         let mut page = read(at.page.clone()).await?;
         loop {
             shared.scan.unless_paused().await;
@@ -311,7 +413,7 @@ impl Scan<'_> {
             }
             at.page = next;
             at.share = reached.map_or(at.share, |token| range.share_up_to(token));
-            self.pass(at, files).await?;
+            self.pass(at, files).await;
             match ahead {
                 Some(following) => page = following?,
                 None => return Ok(()),
@@ -386,7 +488,7 @@ impl Scan<'_> {
     }
 
     /// A page is done: the cursor is behind it.
-    async fn pass(&self, at: &Place, files: u64) -> Result<(), LedgerError> {
+    async fn pass(&self, at: &Place, files: u64) {
         let due = {
             let mut standing = self.place.lock();
             standing.files += files;
@@ -401,9 +503,9 @@ impl Scan<'_> {
             standing.saved_at.elapsed() >= SAVE_EVERY
         };
         self.report();
-        match due {
-            true => self.save().await,
-            false => Ok(()),
+        // What is not saved now is saved with the next page.
+        if due && let Err(error) = self.save().await {
+            self.trouble(&error);
         }
     }
 
@@ -416,6 +518,10 @@ impl Scan<'_> {
                 note.ended = Some(wall_clock());
                 note.ended_scan_began = note.began.take();
                 note.rules_of_ended = std::mem::take(&mut note.rules_at_begin);
+                if note.thorough {
+                    note.thorough_began = note.ended_scan_began;
+                    note.rules_of_thorough = note.rules_of_ended.clone();
+                }
                 tracing::debug!("scan of all files ended");
             }
         }
@@ -457,6 +563,7 @@ impl Scan<'_> {
             began: standing.note.began,
             ended: standing.note.ended,
             ended_scan_began: standing.note.ended_scan_began,
+            thorough_scan_began: standing.note.thorough_began,
             files_per_second: None,
             seconds_left: None,
             purged: standing.purged,
@@ -475,8 +582,14 @@ impl Scan<'_> {
     }
 }
 
+/// [`SILENT`], or what a test makes of it.
+fn silent() -> Duration {
+    fail::fail_point!("scan::silent_at_once", |_| Duration::ZERO);
+    SILENT
+}
+
 /// Waits for one of the crew to end, or to take so long that it is parked. False if repair is stopping.
-async fn wait(shared: &Shared, crew: &mut Crew) -> Result<bool, LedgerError> {
+pub(super) async fn wait(shared: &Shared, crew: &mut Crew) -> Result<bool, LedgerError> {
     tokio::select! {
         () = crew.wait_for_one() => {}
         stopping = async { !rest(LOOK_EVERY, &shared.reconciler.stop).await } => {

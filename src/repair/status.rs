@@ -32,7 +32,7 @@ pub struct Status {
 /// One worker, at one moment.
 #[derive(Clone, Debug, Serialize)]
 pub struct WorkerStatus {
-    /// `tail`, `retry` or `scan`.
+    /// `tail`, `retry`, `scan` or `verify`.
     pub name: &'static str,
     /// What it is doing.
     pub state: State,
@@ -60,16 +60,19 @@ pub enum State {
     WaitingForLedger,
     /// Ledger and journal disagree; it goes on when a person has said what is true.
     Stopped,
+    /// It has found what it does not believe, and asks a person; it looks again and again, and goes on when it is over.
+    Asking,
 }
 
 impl State {
     /// All there are.
-    pub const ALL: [State; 5] = [
+    pub const ALL: [State; 6] = [
         State::Running,
         State::Idle,
         State::Paused,
         State::WaitingForLedger,
         State::Stopped,
+        State::Asking,
     ];
 
     /// Its word, the same wherever it is told.
@@ -80,6 +83,7 @@ impl State {
             State::Paused => "paused",
             State::WaitingForLedger => "waiting_for_ledger",
             State::Stopped => "stopped",
+            State::Asking => "asking",
         }
     }
 }
@@ -110,6 +114,8 @@ pub enum Progress {
     Tail(BTreeMap<String, StreamProgress>),
     /// The scan of all files.
     Scan(ScanProgress),
+    /// The pass over all files that are here.
+    Verify(VerifyProgress),
 }
 
 /// How far one stream was read.
@@ -140,14 +146,45 @@ pub struct ScanProgress {
     pub began: Option<Version>,
     /// When the last whole scan ended.
     pub ended: Option<Version>,
-    /// When the last whole scan had begun: what it proves is as of then.
+    /// When the last whole scan had begun.
     pub ended_scan_began: Option<Version>,
+    /// When the last whole scan had begun in which all datacenters of the ledger answered: what it proves is as of then.
+    pub thorough_scan_began: Option<Version>,
     /// Files read in a second, on the average since this process is at it.
     pub files_per_second: Option<f64>,
     /// How long the rest takes if it goes on like that.
     pub seconds_left: Option<f64>,
     /// Files forgotten since the start: their delete is older than the retention, and nobody can have missed it.
     pub purged: u64,
+}
+
+/// How far verify is. What is counted is of the pass under way, or of the last one, across restarts.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct VerifyProgress {
+    /// Of the pass under way; 100 between passes.
+    pub percent: f64,
+    /// When the pass under way began.
+    pub began: Option<Version>,
+    /// When the last whole pass ended.
+    pub ended: Option<Version>,
+    /// Files looked at in a second, on the average since this process is at it.
+    pub files_per_second: Option<f64>,
+    /// How long the rest takes if it goes on like that.
+    pub seconds_left: Option<f64>,
+    /// Files of which it could be said whether they are as they should be.
+    pub looked_at: u64,
+    /// Files that the tracker did not know any more.
+    pub missing: u64,
+    /// Files whose bytes were others, or were not there.
+    pub damaged: u64,
+    /// Of those two, the ones that were brought again at once. The others are gaps.
+    pub brought_again: u64,
+    /// Files of which nothing could be said; the worker's last error names one.
+    pub unsure: u64,
+    /// Since when it has stopped and asks.
+    pub stopped: Option<Version>,
+    /// What it asks, if it does.
+    pub asks: Option<String>,
 }
 
 /// The figures of one worker.
@@ -157,6 +194,7 @@ pub(super) struct Figures {
     state: Mutex<State>,
     done: AtomicU64,
     failed: AtomicU64,
+    brought: AtomicU64,
     last_error: Mutex<Option<LastError>>,
     pub(super) progress: Mutex<Progress>,
     paused: AtomicBool,
@@ -170,6 +208,7 @@ impl Figures {
             state: Mutex::default(),
             done: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            brought: AtomicU64::new(0),
             last_error: Mutex::default(),
             progress: Mutex::default(),
             paused: AtomicBool::new(false),
@@ -203,6 +242,15 @@ impl Figures {
 
     pub(super) fn done(&self) {
         self.done.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Bytes came to be where they should be, by a copy or under another key.
+    pub(super) fn has_brought(&self) {
+        self.brought.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn brought(&self) -> u64 {
+        self.brought.load(Ordering::Relaxed)
     }
 
     pub(super) fn failed(&self, error: String) {

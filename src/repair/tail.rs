@@ -57,24 +57,36 @@ pub(super) async fn run(shared: Arc<Shared>) -> Result<(), LedgerError> {
                     }
                 }
                 let read = wall_clock();
-                shared.clocks.look(&nodes, read);
+                // The clock of a stream that was left has no say any more.
+                let mut current = nodes.clone();
+                current.retain(|node| !super::is_superseded(&nodes, &node.stream));
+                shared.clocks.look(&current, read);
                 for node in nodes.iter().filter(|node| node.is_unread()) {
                     shared.tail.note(format!(
                         "what {} says of itself cannot be read; nobody is in sync while that stands in the ledger",
                         node.stream
                     ));
                 }
-                for node in &nodes {
-                    if super::is_superseded(&nodes, &node.stream) && !left.contains(&node.stream) {
-                        match note_left(&shared, &node.stream).await {
-                            Ok(()) => {
-                                left.insert(node.stream.clone());
-                            }
-                            Err(error) => reconciler.trouble.begin(&error),
-                        }
+                let superseded = nodes
+                    .iter()
+                    .filter(|node| super::is_superseded(&nodes, &node.stream));
+                let newly: Vec<StreamId> = superseded
+                    .map(|node| node.stream.clone())
+                    .filter(|stream| !left.contains(stream))
+                    .collect();
+                let mut all_noted = Ok(());
+                for stream in newly {
+                    all_noted = note_left(&shared, &stream).await;
+                    if all_noted.is_err() {
+                        break;
                     }
+                    left.insert(stream);
                 }
-                *shared.nodes.lock() = Some((read, nodes));
+                match all_noted {
+                    // Not before: from here on it is not waited for what those that were left say.
+                    Ok(()) => *shared.nodes.lock() = Some((read, nodes)),
+                    Err(error) => reconciler.trouble.begin(&error),
+                }
             }
             Err(error) => {
                 reconciler.trouble.begin(&error);
@@ -319,11 +331,20 @@ async fn look_for_missing(
         reader.missing = None;
         return Ok(());
     };
-    let found = shared
-        .reconciler
-        .ledger
+    let ledger = &shared.reconciler.ledger;
+    // One datacenter of the ledger that is away may be enough to fail this: no reason to wait with all that is there.
+    let looked = ledger
         .changes(stream, first - 1, WINDOW, Strength::Global)
-        .await?;
+        .await;
+    let found = match looked {
+        Ok(found) => found,
+        Err(error) => {
+            shared.tail.note(format!(
+                "{stream}: change {first} is not in this datacenter's copies of the ledger: {error}"
+            ));
+            return Ok(());
+        }
+    };
     if reader.take(&found, crew) > 0 {
         // Where many are missing, they are not waited for one look at a time.
         reader.look_at = Instant::now();
@@ -350,7 +371,6 @@ async fn look_for_missing(
     }
     // Only what no datacenter's quorum has is not there: its own has it, if it is to be had at all.
     let first = missing.first;
-    let ledger = &shared.reconciler.ledger;
     let found = match ledger
         .changes(stream, first - 1, WINDOW, Strength::Each)
         .await
@@ -446,7 +466,9 @@ fn report(shared: &Shared, stream: &StreamId, reader: &Reader, crew: &Crew) {
             .copied()
             .or(reader.missing.as_ref().map(|missing| missing.first)),
         heartbeat,
-        complete_until: open.map_or(heartbeat, |open| heartbeat.min(Version(open.0 - 1))),
+        complete_until: open.map_or(heartbeat, |open| {
+            heartbeat.min(Version(open.0.saturating_sub(1)))
+        }),
     };
     let mut all = shared.tail.progress.lock();
     if !matches!(*all, Progress::Tail(_)) {

@@ -122,11 +122,15 @@ impl Reconciler {
                         self.unpark(file).await?;
                     }
                     *phase = Phase::Finished;
+                    if matches!(did, Did::Copied | Did::Moved { .. }) {
+                        figures.has_brought();
+                    }
                     figures.done();
                     return Ok(());
                 }
                 Err(NotDone::LedgerAway(error)) => return Err(error),
                 Err(NotDone::Failed(why)) => break (why, Parked::Failed),
+                Err(NotDone::Crowded(why)) => break (why, Parked::Later),
                 Err(NotDone::Later(why)) => match grace.next() {
                     Some(pause) if rest(*pause, &self.stop).await => {}
                     Some(_) | None => break (why, Parked::Later),

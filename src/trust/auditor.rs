@@ -17,7 +17,10 @@ use super::compare::{Confirmed, Finding, Own, compare, others_of};
 use super::{Doubt, Trust, Why};
 use crate::journal::{Journal, JournalError};
 use crate::ledger::{Ledger, LedgerError, NodeRecord, StreamId};
-use crate::version::{Version, wall_clock};
+use crate::version::{ClockAhead, Version, wall_clock};
+
+/// A node may have stamped for so long after its last word, in µs: some heartbeats.
+const AFTER_THE_LAST_WORD: i64 = 10_000_000;
 
 /// What the journal remembers for the auditor. Of its present incarnation, but for `gone`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -67,6 +70,9 @@ pub enum AuditError {
     /// The ledger's.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// What would be said now is of a time that has not come.
+    #[error(transparent)]
+    Clock(#[from] ClockAhead),
 }
 
 /// Why a doubt was not accepted.
@@ -145,10 +151,7 @@ impl Auditor {
     async fn look_and_speak(&self) -> Result<(), AuditError> {
         let at_work = &mut *self.at_work.lock().await;
         self.look(at_work).await?;
-        // A clock that is too far ahead has been told of where it is noticed.
-        let Ok(heartbeat) = self.journal.clock().stamp() else {
-            return Ok(());
-        };
+        let heartbeat = self.journal.clock().stamp()?;
         let record = self.record(at_work, heartbeat).await?;
         let memory = &mut at_work.memory;
         memory.intended = Some(heartbeat);
@@ -187,6 +190,15 @@ impl Auditor {
         let (last_number, clock_mark) = at_work
             .opened
             .unwrap_or((last_number, self.journal.clock().mark()));
+        if at_work.opened.is_some() {
+            // A journal that was lost has lost its clock too: what clients change now is newer than what it had stamped.
+            let others = nodes_of_our_name(&stream, &nodes).filter(|node| node.stream != *stream);
+            for node in others {
+                let stamped = node.clock_mark.max(node.heartbeat);
+                let stamped = Version(stamped.0.saturating_add(AFTER_THE_LAST_WORD));
+                let _beyond = self.journal.clock().observe(stamped);
+            }
+        }
         let memory = &mut at_work.memory;
         let finding = compare(
             &Own {
@@ -354,18 +366,27 @@ fn seen_of(own: &StreamId, nodes: &[NodeRecord]) -> BTreeMap<String, Version> {
         .collect()
 }
 
+/// Our own row, and those of other journals that this node has had.
+fn nodes_of_our_name<'a>(
+    own: &'a StreamId,
+    nodes: &'a [NodeRecord],
+) -> impl Iterator<Item = &'a NodeRecord> {
+    nodes
+        .iter()
+        .filter(|node| node.stream.datacenter == own.datacenter && node.stream.node == own.node)
+}
+
 /// A new stream comes after all that its node has had; one that goes on comes after those that are accounted for.
 fn generation(own: &StreamId, nodes: &[NodeRecord], gone: &BTreeMap<String, Version>) -> u64 {
     let ours = nodes.iter().find(|node| node.stream == *own);
-    let left = nodes.iter().filter(|node| {
+    let left = nodes_of_our_name(own, nodes).filter(|node| {
         let is_other = node.stream.incarnation != own.incarnation;
-        let is_left = ours.is_none() || gone.contains_key(&node.stream.incarnation);
-        is_other
-            && is_left
-            && node.stream.datacenter == own.datacenter
-            && node.stream.node == own.node
+        is_other && (ours.is_none() || gone.contains_key(&node.stream.incarnation))
     });
-    let next = left.map(|node| node.generation + 1).max().unwrap_or(1);
+    let next = left
+        .map(|node| node.generation.saturating_add(1))
+        .max()
+        .unwrap_or(1);
     next.max(ours.map_or(1, |node| node.generation))
 }
 

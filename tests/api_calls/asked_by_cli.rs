@@ -9,7 +9,9 @@ use phylactery::file::FileName;
 use phylactery::journal::Debts;
 use phylactery::journal::debt::{LastError, Paying, SetAside};
 use phylactery::ledger::{Expected, Gap};
-use phylactery::repair::status::{Progress, ScanProgress, State, WorkerStatus};
+use phylactery::repair::status::{
+    LastError as LastOfWorker, Progress, ScanProgress, State, VerifyProgress, WorkerStatus,
+};
 use phylactery::trust::{Doubt, Why};
 use phylactery::version::Version;
 use serde_json::Value;
@@ -186,6 +188,41 @@ async fn a_scan_tells_how_fast_it_is_and_how_long_it_takes_within_80_columns() {
     let lines = "scan running, 9,000,000,000 done, 0 failed\n                \
                  at 12 %, 3,400 files/s, 2 min left\n";
     assert!(text.contains(lines), "{text}");
+}
+
+#[tokio::test]
+async fn verify_tells_what_it_has_found_and_what_it_asks_within_80_columns() {
+    let site = site().await;
+    let asks = "100 of the last 100 files are missing or damaged here, more than repair.verify_most_missing = \"5%\"";
+    site.said.4.lock().0.workers = vec![WorkerStatus {
+        name: "verify",
+        state: State::Asking,
+        done: 1000,
+        failed: 0,
+        last_error: Some(LastOfWorker {
+            at: Version(5),
+            error: asks.to_owned(),
+        }),
+        progress: Progress::Verify(VerifyProgress {
+            percent: 12.4,
+            began: Some(Version(1)),
+            looked_at: 1000,
+            missing: 20,
+            brought_again: 19,
+            asks: Some(asks.to_owned()),
+            ..VerifyProgress::default()
+        }),
+    }];
+    let text = told(&site, &[b"status"]).await;
+    let lines = "verify asking, 1,000 done, 0 failed, at 12 %\n                \
+                 of 1,000 looked at: 20 missing, 0 damaged, 19 brought again, 0\n                \
+                 unsure\n                \
+                 100 of the last 100 files are missing or damaged here, more than\n";
+    assert!(text.contains(lines), "{text}");
+    assert_eq!(text.matches("of the last 100").count(), 1, "{text}");
+    let shown = text.lines().filter(|line| !line.contains("ledger "));
+    let long: Vec<_> = shown.filter(|line| line.chars().count() > 80).collect();
+    assert!(long.is_empty(), "{long:#?}");
 }
 
 #[tokio::test]

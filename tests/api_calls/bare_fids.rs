@@ -17,7 +17,16 @@ fn claimed(record: &phylactery::ledger::FileRecord, name: &str) -> Option<(Fid, 
 
 async fn nothing_is_stored(site: &Site) {
     use phylactery::ledger::TokenRange;
-    let page = site.ledger.scan(TokenRange::ALL, None, 100).await.unwrap();
+    let page = site
+        .ledger
+        .scan(
+            TokenRange::ALL,
+            None,
+            100,
+            phylactery::ledger::Strength::Local,
+        )
+        .await
+        .unwrap();
     assert!(page.files.is_empty(), "{:?}", page.files);
 }
 

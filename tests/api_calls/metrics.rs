@@ -11,7 +11,7 @@ use phylactery::journal::{Debts, Depth, Refused};
 use phylactery::ledger::{Expected, Gap};
 use phylactery::proxy::{Stats, TrackerStats};
 use phylactery::repair::status::{
-    Progress, ScanProgress, State, Status, StreamProgress, WorkerStatus,
+    Progress, ScanProgress, State, Status, StreamProgress, VerifyProgress, WorkerStatus,
 };
 use phylactery::trust::{Doubt, Why};
 use phylactery::version::{Version, wall_clock};
@@ -186,9 +186,24 @@ async fn busy() -> Site {
         began: at(1),
         ended: at(1_800_000_004),
         ended_scan_began: at(2),
+        thorough_scan_began: at(2),
         files_per_second: Some(3400.5),
         seconds_left: Some(120.0),
         purged: 9,
+    };
+    let verify = VerifyProgress {
+        percent: 50.0,
+        began: at(3),
+        ended: at(1_800_000_005),
+        files_per_second: Some(49.5),
+        seconds_left: Some(60.0),
+        looked_at: 900,
+        missing: 70,
+        damaged: 8,
+        brought_again: 77,
+        unsure: 6,
+        stopped: at(1_800_000_006),
+        asks: Some("whether it is so".to_owned()),
     };
     let unheard_of = StreamProgress::default();
     let streams = [("tx01/node1/5f0c", stream), ("or01/node1/77aa", unheard_of)];
@@ -199,6 +214,7 @@ async fn busy() -> Site {
                 worker("tail", State::Running, Progress::Tail(streams.into())),
                 worker("retry", State::Idle, Progress::None),
                 worker("scan", State::WaitingForLedger, Progress::Scan(scan)),
+                worker("verify", State::Asking, Progress::Verify(verify)),
             ],
             copies_in_flight: 4,
             files_copied: 50,
@@ -242,16 +258,24 @@ async fn a_scrape_tells_all_that_the_parts_say_and_nothing_else() {
     }
     let version = format!("build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"));
     assert_eq!(scrape.remove(&version), Some(1.0));
-    for worker in ["tail", "retry", "scan"] {
+    for worker in ["tail", "retry", "scan", "verify"] {
         for (figure, value) in [("done_files", 70.0), ("failed_attempts", 7.0)] {
             let series = format!("repair_{figure}_total{{worker=\"{worker}\"}}");
             assert_eq!(scrape.remove(&series), Some(value), "{series}");
         }
-        for state in ["running", "idle", "paused", "waiting_for_ledger", "stopped"] {
+        for state in [
+            "running",
+            "idle",
+            "paused",
+            "waiting_for_ledger",
+            "stopped",
+            "asking",
+        ] {
             let is = [
                 ("tail", "running"),
                 ("retry", "idle"),
                 ("scan", "waiting_for_ledger"),
+                ("verify", "asking"),
             ]
             .contains(&(worker, state));
             let series = format!("repair_worker_state{{worker=\"{worker}\",state=\"{state}\"}}");
@@ -301,6 +325,16 @@ async fn a_scrape_tells_all_that_the_parts_say_and_nothing_else() {
         ("repair_scan_left_seconds", 120.0),
         ("repair_scan_ended_timestamp_seconds", 1_800_000_004.0),
         ("repair_scan_purged_files_total", 9.0),
+        ("repair_verify_progress_ratio", 0.5),
+        ("repair_verify_files_per_second", 49.5),
+        ("repair_verify_left_seconds", 60.0),
+        ("repair_verify_ended_timestamp_seconds", 1_800_000_005.0),
+        ("repair_verify_stopped_timestamp_seconds", 1_800_000_006.0),
+        ("repair_verify_looked_at_files", 900.0),
+        ("repair_verify_missing_files", 70.0),
+        ("repair_verify_damaged_files", 8.0),
+        ("repair_verify_brought_again_files", 77.0),
+        ("repair_verify_unsure_files", 6.0),
         ("proxy_connections", 10.0),
         ("proxy_dedicated_connections", 8.0),
         ("proxy_accepted_connections_total", 110.0),
@@ -332,6 +366,7 @@ async fn what_is_not_known_yet_is_absent() {
         "ledger_unreachable_nodes",
         "repair_scan",
         "repair_stream",
+        "repair_verify",
         "proxy_tracker_up",
     ] {
         let told: Vec<_> = scrape

@@ -264,7 +264,7 @@ async fn an_operator_learns_that_not_everybody_has_heard() {
     assert_eq!(answer["heard_by_all"], json!(false));
     let warning = answer["warnings"][0].as_str().unwrap();
     assert!(
-        warning.contains("others are away") && warning.contains("say it again"),
+        warning.contains("ask everybody") && warning.contains("say it again"),
         "{warning}"
     );
     // Said again it is the same row, told to everybody.

@@ -227,6 +227,7 @@ impl Site {
                 fid: Fid(12),
                 class: Class::from_bytes(b"archive"),
                 claimed: false,
+                checked: None,
             }),
         };
         let write = FileWrite {

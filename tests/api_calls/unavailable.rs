@@ -27,7 +27,13 @@ impl Ledger for Unavailable {
     async fn read(&self, _: &FileName, _: Strength) -> Result<FileRecord, LedgerError> {
         no()
     }
-    async fn scan(&self, _: TokenRange, _: Option<&str>, _: usize) -> Result<Page, LedgerError> {
+    async fn scan(
+        &self,
+        _: TokenRange,
+        _: Option<&str>,
+        _: usize,
+        _: Strength,
+    ) -> Result<Page, LedgerError> {
         no()
     }
     async fn forget(&self, _: &FileName, _: &FileRecord) -> Result<(), LedgerError> {

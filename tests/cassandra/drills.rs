@@ -221,15 +221,20 @@ async fn every_node_has_the_same(nodes: &Cluster, keyspace: &str) {
     println!("    {} rows of files, the same on every node", first.len());
 }
 
+/// A node of ma01 does not answer: its quorum is gone there, and there only.
+async fn ma01_has_no_quorum(drill: &mut Drill) {
+    drill.load.more(150).await;
+    assert!(drill.waiting(MA01).await > 0, "ma01 has no quorum");
+    drill.ledger_goes_on(TX01).await;
+    drill.kill_ours(MA01).await;
+    drill.load.more(150).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_node_is_killed() {
     drill("one node killed", async |drill| {
         drill.nodes.kill(0).await;
-        drill.load.more(150).await;
-        assert!(drill.waiting(MA01).await > 0, "ma01 has no quorum");
-        drill.ledger_goes_on(TX01).await;
-        drill.kill_ours(MA01).await;
-        drill.load.more(150).await;
+        ma01_has_no_quorum(drill).await;
     })
     .await;
 }
@@ -239,11 +244,7 @@ async fn one_node_is_killed() {
 async fn one_node_hangs() {
     drill("one node hangs", async |drill| {
         drill.nodes.stop(0).await;
-        drill.load.more(150).await;
-        assert!(drill.waiting(MA01).await > 0, "ma01 has no quorum");
-        drill.ledger_goes_on(TX01).await;
-        drill.kill_ours(MA01).await;
-        drill.load.more(150).await;
+        ma01_has_no_quorum(drill).await;
     })
     .await;
 }

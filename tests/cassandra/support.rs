@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use phylactery::config::{CassandraConfig, LedgerCompression, WriteConsistency};
 use phylactery::file::{
-    Checksum, Class, ClassCell, Content, Datacenter, Fid, FileName, Held, Key, NodeName, Op, Put,
-    Replica, Revision,
+    Checked, Checksum, Class, ClassCell, Content, Datacenter, Fid, FileName, Found, Held, Key,
+    NodeName, Op, Put, Replica, Revision,
 };
 use phylactery::ledger::cassandra::CassandraLedger;
 use phylactery::version::Version;
@@ -158,6 +158,13 @@ pub fn replica(rng: &mut StdRng, at: Version) -> Replica {
         fid: Fid(number(rng)),
         class: Class::from_escaped(text(rng)),
         claimed: rng.random_bool(0.3),
+        checked: rng.random_bool(0.5).then(|| Checked {
+            at,
+            found: Found::ALL[rng.random_range(0..Found::ALL.len())],
+            checksum: rng
+                .random_bool(0.5)
+                .then(|| Checksum::md5(&[rng.random_range(0..=u8::MAX); 16])),
+        }),
     });
     Replica { since: at, held }
 }

@@ -739,7 +739,7 @@ pub async fn all_files(ledger: &dyn Ledger) -> Vec<(FileName, FileRecord)> {
     let mut from: Option<String> = None;
     loop {
         let page: Page = ledger
-            .scan(TokenRange::ALL, from.as_deref(), 1_000)
+            .scan(TokenRange::ALL, from.as_deref(), 1_000, Strength::Local)
             .await
             .expect("the ledger scans");
         files.extend(page.files);

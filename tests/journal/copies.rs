@@ -110,7 +110,9 @@ impl Copies {
         let mut found = BTreeMap::new();
         let mut from = None;
         loop {
-            let page = self.inner.scan(TokenRange::ALL, from.as_deref(), 1000);
+            let page = self
+                .inner
+                .scan(TokenRange::ALL, from.as_deref(), 1000, Strength::Local);
             let page = page.await.expect("it is readable");
             found.extend(page.files);
             from = page.next;
@@ -208,8 +210,8 @@ macro_rules! passed_on {
                 self.inner.read(file, strength).await
             }
 
-            async fn scan(&self, range: TokenRange, from: Option<&str>, limit: usize) -> Result<Page, LedgerError> {
-                let mut page = self.inner.scan(range, from, limit).await?;
+            async fn scan(&self, range: TokenRange, from: Option<&str>, limit: usize, strength: Strength) -> Result<Page, LedgerError> {
+                let mut page = self.inner.scan(range, from, limit, strength).await?;
                 let poison = self.poison.lock().clone();
                 let bad = page.files.extract_if(.., |(file, _)| poison.contains(file));
                 page.unreadable = bad.map(|(file, _)| Unreadable { file: Some(file), why: "poison".into() }).collect();

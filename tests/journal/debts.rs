@@ -38,6 +38,7 @@ const LIMITS: Limits = Limits {
     longest_pause: Duration::from_millis(20),
     patience: Duration::from_secs(600),
     aside_for: Duration::from_millis(50),
+    forgotten_after: Duration::from_secs(3600),
     note_every: Duration::ZERO,
 };
 
@@ -113,8 +114,12 @@ struct AtWork {
 
 impl AtWork {
     fn start(journal: &Journal, ledger: &Arc<Copies>) -> AtWork {
+        AtWork::start_with(journal, ledger, LIMITS)
+    }
+
+    fn start_with(journal: &Journal, ledger: &Arc<Copies>, limits: Limits) -> AtWork {
         let mut payer = Payer::new(journal.clone(), Arc::clone(ledger) as _);
-        payer.limits = LIMITS;
+        payer.limits = limits;
         let (stop, figures) = (CancellationToken::new(), payer.figures());
         let task = tokio::spawn(payer.run(stop.clone()));
         AtWork {
@@ -559,6 +564,25 @@ async fn a_ledger_that_shows_less_than_it_confirmed_is_not_taken_for_paid() {
     .await;
     assert_eq!(journal.debts().count, 3);
     assert!(payer.figures.now().named[0].why.contains("set back"));
+    payer.stop().await;
+}
+
+/// A Cassandra node that was dead for longer than deletes are remembered comes back: the file is forgotten everywhere by then.
+#[tokio::test]
+async fn what_was_forgotten_meanwhile_is_owed_no_more() {
+    let folder = tempdir().expect("a folder");
+    let (journal, ledger) = (open(folder.path()), Copies::open(folder.path()));
+    deliver(&journal, &ledger, &keys(0..3)).await;
+    std::fs::create_dir(folder.path().join("purged")).expect("a folder");
+    let purged = Copies::open(&folder.path().join("purged"));
+    let limits = Limits {
+        forgotten_after: Duration::ZERO,
+        ..LIMITS
+    };
+    let payer = AtWork::start_with(&journal, &purged, limits);
+    until_paid(&journal).await;
+    assert_eq!(payer.figures.now().set_aside, 0);
+    assert_eq!(purged.all().await.len(), 0, "and nothing is written");
     payer.stop().await;
 }
 

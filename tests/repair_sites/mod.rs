@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use mogilefs_protocol::client::{Client, CreateClose, CreateOpen, Timeouts};
 use parking_lot::Mutex;
-use phylactery::config::{JournalConfig, RepairConfig};
+use phylactery::config::{JournalConfig, RepairConfig, VerifyBy};
 use phylactery::events::{Event, Events, What};
 use phylactery::file::{
     Checksum, Class, ClassCell, Content, Datacenter, Fid, FileName, Held, Op, Put, Replica,
@@ -94,6 +94,11 @@ pub fn repair_config() -> RepairConfig {
         retry_first: Duration::from_millis(200),
         retry_most: Duration::from_secs(2),
         tombstone_retention: Duration::from_secs(3600),
+        // Tests of other workers are not to be helped.
+        verify_every: None,
+        verify_by: VerifyBy::Size,
+        verify_rate: 10_000,
+        verify_most_missing: 5.0,
     }
 }
 
@@ -101,10 +106,10 @@ pub fn repair_config() -> RepairConfig {
 pub struct Flaky {
     inner: Arc<dyn Ledger>,
     pub away: AtomicBool,
-    /// The copies of other datacenters do not hear of placements.
-    pub others_away: AtomicBool,
     /// Only the nodes cannot be read.
     pub nodes_away: AtomicBool,
+    /// Other datacenters of the ledger do not answer.
+    pub others_away: AtomicBool,
     /// Reads of this file fail for good.
     pub poison: Mutex<Option<FileName>>,
 }
@@ -120,8 +125,8 @@ impl Flaky {
         Arc::new(Flaky {
             inner,
             away: AtomicBool::new(false),
-            others_away: AtomicBool::new(false),
             nodes_away: AtomicBool::new(false),
+            others_away: AtomicBool::new(false),
             poison: Mutex::default(),
         })
     }
@@ -138,6 +143,17 @@ impl Flaky {
             });
         }
         Ok(&*self.inner)
+    }
+
+    /// For reads that ask more than this datacenter.
+    fn far(&self, strength: Strength) -> Result<&dyn Ledger, LedgerError> {
+        if strength != Strength::Local && self.others_away.load(Ordering::SeqCst) {
+            return Err(LedgerError::Unavailable {
+                doing: "ask everybody",
+                why: "a test says so".into(),
+            });
+        }
+        self.here()
     }
 }
 
@@ -158,15 +174,16 @@ impl Ledger for Flaky {
                 why: "poison".into(),
             });
         }
-        self.here()?.read(file, strength).await
+        self.far(strength)?.read(file, strength).await
     }
     async fn scan(
         &self,
         range: TokenRange,
         from: Option<&str>,
         limit: usize,
+        strength: Strength,
     ) -> Result<Page, LedgerError> {
-        self.here()?.scan(range, from, limit).await
+        self.far(strength)?.scan(range, from, limit, strength).await
     }
     async fn forget(&self, file: &FileName, record: &FileRecord) -> Result<(), LedgerError> {
         self.here()?.forget(file, record).await
@@ -186,7 +203,9 @@ impl Ledger for Flaky {
         limit: usize,
         strength: Strength,
     ) -> Result<Vec<Change>, LedgerError> {
-        self.here()?.changes(stream, after, limit, strength).await
+        self.far(strength)?
+            .changes(stream, after, limit, strength)
+            .await
     }
     async fn set_gap(&self, datacenter: &Datacenter, gap: &Gap) -> Result<(), LedgerError> {
         self.here()?.set_gap(datacenter, gap).await
@@ -240,13 +259,7 @@ impl Ledger for Flaky {
         placement: &Placement,
         strength: Strength,
     ) -> Result<(), LedgerError> {
-        if strength != Strength::Local && self.others_away.load(Ordering::SeqCst) {
-            return Err(LedgerError::Unavailable {
-                doing: "set a placement",
-                why: "a test says that others are away".into(),
-            });
-        }
-        self.here()?.set_placement(placement, strength).await
+        self.far(strength)?.set_placement(placement, strength).await
     }
     async fn placements(&self) -> Result<Vec<Placement>, LedgerError> {
         self.here()?.placements().await
@@ -454,6 +467,7 @@ impl Site {
                 trackers: Arc::clone(&self.trackers),
                 events: events.clone(),
                 trust,
+                quiet_time: QUIET_TIME,
             })
             .expect("repair starts")
         });
@@ -1009,6 +1023,24 @@ impl Played {
         revision
     }
 
+    /// A delete as this datacenter would have delivered it.
+    pub async fn delete(&self, key: &str) {
+        let version = wall_clock();
+        let head = Revision {
+            op: Op::Delete { renamed_to: None },
+            ..self.revision(version, 0, 0, None)
+        };
+        let write = FileWrite {
+            head: Some(head),
+            ..FileWrite::default()
+        };
+        self.ledger
+            .write(&file(key), &write, Strength::Local)
+            .await
+            .expect("written");
+        self.change(key, version).await;
+    }
+
     pub fn revision(
         &self,
         version: Version,
@@ -1041,6 +1073,7 @@ impl Played {
             fid: Fid(fid),
             class: Class::default_class(),
             claimed: false,
+            checked: None,
         };
         let write = FileWrite {
             head: Some(revision.clone()),

@@ -16,7 +16,9 @@ use crate::journal::debt::Paying;
 use crate::journal::{Debts, Depth};
 use crate::ledger::ClusterNode;
 use crate::proxy::Stats;
-use crate::repair::status::{Progress, ScanProgress, State, Status, StreamProgress};
+use crate::repair::status::{
+    Progress, ScanProgress, State, Status, StreamProgress, VerifyProgress,
+};
 use crate::version::{Version, wall_clock};
 
 /// The state of the process.
@@ -259,6 +261,7 @@ impl Snapshot {
                 Progress::None => {}
                 Progress::Tail(streams) => of_streams(streams, page)?,
                 Progress::Scan(scan) => of_scan(scan, page)?,
+                Progress::Verify(verify) => of_verify(verify, page)?,
             }
         }
         Ok(())
@@ -375,6 +378,59 @@ fn of_scan(scan: &ScanProgress, page: &mut Page<'_>) -> fmt::Result {
         "repair_scan_purged_files",
         "Files forgotten: deleted so long ago that nobody can have missed it. Healthy: any.",
         scan.purged,
+    )
+}
+
+fn of_verify(verify: &VerifyProgress, page: &mut Page<'_>) -> fmt::Result {
+    page.gauge(
+        "repair_verify_progress_ratio",
+        "How far verify is, which looks whether the files that should be here are; 1 between passes. Healthy: 1, or growing.",
+        ratio(verify.percent),
+    )?;
+    page.gauge(
+        "repair_verify_files_per_second",
+        "Files that verify looks at in a second. Absent: no pass is under way, or it has just begun. Healthy: absent, or near repair.verify_rate.",
+        verify.files_per_second,
+    )?;
+    page.gauge(
+        "repair_verify_left_seconds",
+        "How long the rest of the pass takes if it goes on like that. Absent: as above. Healthy: absent, or falling.",
+        verify.seconds_left,
+    )?;
+    page.gauge(
+        "repair_verify_ended_timestamp_seconds",
+        "When the last whole pass ended. Absent: there was none. Healthy: not much longer ago than repair.verify_every.",
+        verify.ended.map(Version::seconds),
+    )?;
+    page.gauge(
+        "repair_verify_stopped_timestamp_seconds",
+        "Since when verify has stopped, because more is missing or damaged than it believes; status says what to look at. Healthy: absent.",
+        verify.stopped.map(Version::seconds),
+    )?;
+    page.gauge(
+        "repair_verify_looked_at_files",
+        "Files of which it could be said whether they are as they should be, in the pass under way or the last one. Healthy: grows in a pass.",
+        count(verify.looked_at),
+    )?;
+    page.gauge(
+        "repair_verify_missing_files",
+        "Of these, files that the tracker did not know any more. Healthy: 0.",
+        count(verify.missing),
+    )?;
+    page.gauge(
+        "repair_verify_damaged_files",
+        "Of these, files whose bytes were others, or were not there. Healthy: 0.",
+        count(verify.damaged),
+    )?;
+    page.gauge(
+        "repair_verify_brought_again_files",
+        "Of those two, files that were brought again at once. Healthy: as many as both together.",
+        count(verify.brought_again),
+    )?;
+    page.gauge(
+        "repair_verify_unsure_files",
+        "Files of which nothing could be said, in the same pass. Healthy: few, or a storage node is away.",
+        count(verify.unsure),
     )
 }
 

@@ -165,6 +165,8 @@ fn part(name: &str, said: &Value) {
     let list = |of: &'static str| said[of].as_array().into_iter().flatten();
     for worker in list("workers") {
         describe_worker(worker).into_iter().for_each(&mut line);
+        let verify = &worker["progress"]["verify"];
+        describe_verify(verify).into_iter().for_each(&mut line);
         if let Some(trouble) = trouble_of(worker) {
             line(format!("  {trouble}"));
         }
@@ -229,7 +231,8 @@ fn describe_worker(worker: &Value) -> Vec<String> {
     if behind > 0 {
         said.push_str(&format!(", {} changes behind", waiting(grouped(behind))));
     }
-    let Some(scan) = describe_scan(&progress["scan"]) else {
+    let under_way = describe_scan(&progress["scan"]).or(describe_scan(&progress["verify"]));
+    let Some(scan) = under_way else {
         return vec![said];
     };
     let width = anstream::adapter::strip_str(&said).to_string().len() + 2 + scan.len();
@@ -239,7 +242,26 @@ fn describe_worker(worker: &Value) -> Vec<String> {
     vec![format!("{said}, {scan}")]
 }
 
-/// How far the scan is, how fast, and how long the rest takes. An older API tells neither speed nor rest, and at the
+/// What verify has found, if it has, and what it asks.
+fn describe_verify(verify: &Value) -> Vec<String> {
+    let count = |key: &str| verify[key].as_u64().unwrap_or_default();
+    let found = ["missing", "damaged", "brought again", "unsure"];
+    let found = found.map(|what| (count(&what.replace(' ', "_")), what));
+    let mut lines = Vec::new();
+    if found.iter().any(|(count, _)| *count > 0) {
+        let told = found.map(|(count, what)| format!("{} {what}", grouped(count)));
+        let looked_at = grouped(count("looked_at"));
+        let told = wrapped(&format!("of {looked_at} looked at: {}", told.join(", ")));
+        lines.extend(told.iter().map(|line| format!("  {}", waiting(line))));
+    }
+    if let Some(asks) = verify["asks"].as_str() {
+        let asks = wrapped(&plain(asks));
+        lines.extend(asks.iter().map(|line| format!("  {}", bad(line))));
+    }
+    lines
+}
+
+/// How far the scan or verify is, how fast, and how long the rest takes. An older API tells neither speed nor rest, and at the
 /// beginning nobody knows them.
 fn describe_scan(scan: &Value) -> Option<String> {
     // Not 100 before it has ended.
@@ -280,7 +302,7 @@ fn trouble_of(worker: &Value) -> Option<String> {
     Some(match worker["state"].as_str() {
         Some("waiting_for_ledger") => bad(why).to_string(),
         // Told above, once for all.
-        Some("stopped") => return None,
+        Some("stopped" | "asking") => return None,
         _ => faint(format!("last trouble at {at}: {why}")).to_string(),
     })
 }
@@ -373,7 +395,9 @@ fn known(answer: &Value) {
         let replica = &answer["replicas"][datacenter];
         let held = replica["content"].is_string();
         let is_due = due.contains(&datacenter);
+        let damaged = replica["checked"]["found"] == "damaged";
         let state = match (missing.contains(&datacenter), held, is_due) {
+            (_, true, true) if damaged => bad("has it damaged"),
             (true, true, _) => waiting("has another revision or class of it"),
             (true, false, _) => waiting("is to get it"),
             (false, true, true) => good("has it"),
@@ -391,6 +415,11 @@ fn known(answer: &Value) {
         }
         if replica["claimed"] == true {
             more.push_str(", as somebody claims");
+        }
+        // How, and what it came to: "size", "bytes", "copied" or "damaged".
+        if let Some(found) = replica["checked"]["found"].as_str() {
+            let at = time(&replica["checked"]["at"]);
+            more.push_str(&format!(", checked {at} ({})", plain(found)));
         }
         row(&plain(datacenter), format_args!("{state}{more}"));
     }

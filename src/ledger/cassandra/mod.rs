@@ -195,7 +195,8 @@ impl CassandraLedger {
         let session = connect::session(config, &profiles).await?;
         schema::check(&session, config).await?;
         let preparing = Statements::prepare(&session, &profiles, config.write_consistency);
-        let statements = preparing.await.map_err(|why| OpenError::Failed {
+        // All of them lie in its future until the last is prepared: too much for those that wait for an opening.
+        let statements = Box::pin(preparing).await.map_err(|why| OpenError::Failed {
             doing: "prepare the statements",
             why: why.to_string(),
         })?;
@@ -405,8 +406,10 @@ impl Ledger for CassandraLedger {
         range: TokenRange,
         from: Option<&str>,
         limit: usize,
+        strength: Strength,
     ) -> Result<Page, LedgerError> {
         let doing = "scan the files";
+        let statement = self.statements.scan_files.at(strength);
         let from = from
             .map(|text| Position::parse(text).map_err(|wrong| unreadable(doing, "scan", wrong)))
             .transpose()?
@@ -418,7 +421,7 @@ impl Ledger for CassandraLedger {
             .saturating_add(1);
         loop {
             let values = (first, range.last, rows_asked);
-            let answer = self.ask(doing, &self.statements.scan_files, values).await?;
+            let answer = self.ask(doing, statement, values).await?;
             let rows = answer.rows::<(
                 i64,
                 &str,

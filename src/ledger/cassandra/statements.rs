@@ -46,7 +46,7 @@ pub(super) struct Statements {
     pub(super) forget_class: PreparedStatement,
     pub(super) forget_replica: PreparedStatement,
     pub(super) read_file: AtStrength,
-    pub(super) scan_files: PreparedStatement,
+    pub(super) scan_files: AtStrength,
     pub(super) append_change: AtStrength,
     pub(super) read_changes: AtStrength,
     pub(super) set_gap: PreparedStatement,
@@ -73,13 +73,9 @@ impl Statements {
         profiles: &Profiles,
         whole: WriteConsistency,
     ) -> Result<Statements, PrepareError> {
-        let preparing = Preparing {
-            session,
-            profiles,
-            whole,
-        };
+        let preparing = Preparing { session, whole };
         let one = |text| preparing.one(text, &profiles.local);
-        let strong = |text| preparing.at_every_strength(text);
+        let strong = |text| preparing.at_every_strength(text, &profiles.local, &profiles.far);
         Ok(Statements {
             // A file's cells, each at its own timestamp: delivered at LOCAL_QUORUM, asserted at the operator's `write_consistency`.
             set_head: strong(
@@ -114,11 +110,13 @@ impl Statements {
                 "SELECT head, class_cell, replicas FROM files WHERE domain = ? AND key = ?",
             )
             .await?,
-            // A page of a fixed range of the ring. By token, so that it can be gone on with on any node, at any time.
+            // A page of a fixed range of the ring. By token, so that it can be gone on with on any node, at any time. At EACH_QUORUM
+            // where it is to be known that nothing else is there.
             scan_files: preparing
-                .one(
+                .at_every_strength(
                     "SELECT token(domain, key), domain, key, head, class_cell, replicas FROM files \
                      WHERE token(domain, key) >= ? AND token(domain, key) <= ? LIMIT ?",
+                    &profiles.scan,
                     &profiles.scan,
                 )
                 .await?,
@@ -193,7 +191,6 @@ impl Statements {
 
 struct Preparing<'a> {
     session: &'a Session,
-    profiles: &'a Profiles,
     whole: WriteConsistency,
 }
 
@@ -209,12 +206,17 @@ impl Preparing<'_> {
         Ok(prepared)
     }
 
-    async fn at_every_strength(&self, text: &'static str) -> Result<AtStrength, PrepareError> {
-        let local = self.one(text, &self.profiles.local).await?;
+    async fn at_every_strength(
+        &self,
+        text: &'static str,
+        near: &ExecutionProfileHandle,
+        far: &ExecutionProfileHandle,
+    ) -> Result<AtStrength, PrepareError> {
+        let local = self.one(text, near).await?;
         let far = |consistency| {
             let mut prepared = local.clone();
             prepared.set_consistency(consistency);
-            prepared.set_execution_profile_handle(Some(self.profiles.far.clone()));
+            prepared.set_execution_profile_handle(Some(far.clone()));
             prepared
         };
         Ok(AtStrength {

@@ -9,8 +9,8 @@ use std::borrow::Cow;
 use scylla::{DeserializeValue, SerializeValue};
 
 use crate::file::{
-    Checksum, Class, ClassCell, Content, Datacenter, Domain, Fid, FileName, Held, Key, NodeName,
-    Op, Put, Replica, Revision,
+    Checked, Checksum, Class, ClassCell, Content, Datacenter, Domain, Fid, FileName, Found, Held,
+    Key, NodeName, Op, Put, Replica, Revision,
 };
 use crate::ledger::{
     About, Change, Cursor, DatacenterRecord, Expected, Gap, NodeRecord, Placement, StreamId,
@@ -185,6 +185,9 @@ pub(super) struct ReplicaValue<'a> {
     fid: Option<i64>,
     class_name: Option<&'a str>,
     seen: Option<bool>,
+    checked: Option<i64>,
+    found: Option<&'a str>,
+    checksum: Option<&'a str>,
 }
 
 impl<'a> From<&'a Replica> for ReplicaValue<'a> {
@@ -205,6 +208,9 @@ impl<'a> From<&'a Replica> for ReplicaValue<'a> {
                 fid: Some(held.fid.0 as i64),
                 class_name: Some(held.class.escaped()),
                 seen: Some(!held.claimed),
+                checked: held.checked.as_ref().map(|checked| checked.at.0),
+                found: held.checked.as_ref().map(|checked| checked.found.word()),
+                checksum: held.checksum().map(|checksum| &*checksum.0),
             },
         }
     }
@@ -218,6 +224,7 @@ impl ReplicaValue<'_> {
                 fid: Fid(there(self.fid, "fid")? as u64),
                 class: canonical!(there(self.class_name, "class_name")?, Class)?,
                 claimed: !there(self.seen, "seen")?,
+                checked: self.check()?,
             })
         } else {
             None
@@ -226,6 +233,21 @@ impl ReplicaValue<'_> {
             since: Version(there(self.since, "since")?),
             held,
         })
+    }
+}
+
+impl ReplicaValue<'_> {
+    fn check(&self) -> Result<Option<Checked>, Wrong> {
+        let Some(at) = self.checked else {
+            return Ok(None);
+        };
+        let word = there(self.found, "found")?;
+        let found = Found::ALL.into_iter().find(|found| found.word() == word);
+        Ok(Some(Checked {
+            at: Version(at),
+            found: found.ok_or_else(|| Wrong::from(format!("found is {:?}", shortened(word))))?,
+            checksum: self.checksum.map(|text| Checksum(text.into())),
+        }))
     }
 }
 
@@ -368,7 +390,7 @@ impl NodeValue<'_> {
             oldest_open: self.oldest_open.map(Version),
             clock_mark: Version(there(self.clock_mark, "clock_mark")?),
             heartbeat: Version(there(self.heartbeat, "heartbeat")?),
-            generation: there(self.generation, "generation")? as u64,
+            generation: self.generation.unwrap_or_default() as u64,
         })
     }
 }

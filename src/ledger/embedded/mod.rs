@@ -224,6 +224,7 @@ impl Ledger for EmbeddedLedger {
         range: TokenRange,
         from: Option<&str>,
         limit: usize,
+        _: Strength,
     ) -> Result<Page, LedgerError> {
         let doing = "scan the files";
         let from = from

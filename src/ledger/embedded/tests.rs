@@ -65,7 +65,10 @@ async fn two_handles_share_a_file() {
     for ledger in &handles {
         let record = ledger.read(&name("shared"), Local).await.unwrap();
         assert_eq!(record.content(), Some(&content(800, "ma01")));
-        let page = ledger.scan(TokenRange::ALL, None, 10_000).await.unwrap();
+        let page = ledger
+            .scan(TokenRange::ALL, None, 10_000, Strength::Local)
+            .await
+            .unwrap();
         assert_eq!(page.files.len(), 801);
     }
 }
@@ -164,7 +167,9 @@ async fn an_unreadable_row_is_named_and_the_rest_goes_on() {
     let mut unreadable = Vec::new();
     let mut from: Option<String> = None;
     loop {
-        let page = ledger.scan(TokenRange::ALL, from.as_deref(), 2).await;
+        let page = ledger
+            .scan(TokenRange::ALL, from.as_deref(), 2, Strength::Local)
+            .await;
         let page = page.unwrap();
         seen += page.files.len();
         unreadable.extend(page.unreadable);
@@ -195,7 +200,9 @@ async fn an_unreadable_row_is_named_and_the_rest_goes_on() {
         .unwrap();
     let refused = ledger.nodes().await.unwrap_err().to_string();
     assert!(refused.contains("nodes, ma01 node1 ab"), "{refused}");
-    let position = ledger.scan(TokenRange::ALL, Some("part 7"), 2).await;
+    let position = ledger
+        .scan(TokenRange::ALL, Some("part 7"), 2, Strength::Local)
+        .await;
     assert!(matches!(position, Err(LedgerError::Corrupt { .. })));
 }
 
@@ -371,7 +378,9 @@ async fn fill(ledger: &EmbeddedLedger) {
         let mut count = 0;
         let mut from: Option<String> = None;
         loop {
-            let page = ledger.scan(TokenRange::ALL, from.as_deref(), 100).await;
+            let page = ledger
+                .scan(TokenRange::ALL, from.as_deref(), 100, Strength::Local)
+                .await;
             let page = page.unwrap();
             count += page.files.len();
             from = page.next;

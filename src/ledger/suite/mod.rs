@@ -21,7 +21,8 @@ use super::{
     Strength, TokenRange,
 };
 use crate::file::{
-    Class, ClassCell, Content, Datacenter, Fid, FileName, Held, Op, Put, Replica, Revision,
+    Checked, Checksum, Class, ClassCell, Content, Datacenter, Fid, FileName, Found, Held, Op, Put,
+    Replica, Revision,
 };
 use crate::version::Version;
 
@@ -148,6 +149,11 @@ fn replica_write(name: &str, since: i64, held: Option<&Content>) -> FileWrite {
             fid: Fid(u64::MAX),
             class: Class::default_class(),
             claimed: false,
+            checked: (since > 10).then(|| Checked {
+                at: Version(since),
+                found: Found::ALL[since as usize % Found::ALL.len()],
+                checksum: (since % 2 == 1).then(|| Checksum::md5(&[7; 16])),
+            }),
         }),
     };
     FileWrite {
@@ -178,7 +184,10 @@ async fn empty(ledger: Arc<dyn Ledger>) {
         ledger.read(&nobody, Local).await.unwrap(),
         FileRecord::default()
     );
-    let page = ledger.scan(TokenRange::ALL, None, 10).await.unwrap();
+    let page = ledger
+        .scan(TokenRange::ALL, None, 10, Strength::Local)
+        .await
+        .unwrap();
     assert_eq!(
         (page.files, page.unreadable, page.next),
         (vec![], vec![], None)
@@ -198,7 +207,10 @@ async fn empty(ledger: Arc<dyn Ledger>) {
     // A write of no cells is no file.
     let nothing = FileWrite::default();
     ledger.write(&nobody, &nothing, Local).await.unwrap();
-    let page = ledger.scan(TokenRange::ALL, None, 10).await.unwrap();
+    let page = ledger
+        .scan(TokenRange::ALL, None, 10, Strength::Local)
+        .await
+        .unwrap();
     assert_eq!(page.files, vec![]);
 }
 
@@ -308,7 +320,10 @@ async fn replicas(ledger: Arc<dyn Ledger>, mut rng: StdRng) {
     let alone = file("replicas/alone");
     let write = replica_write("tx01", 5, Some(&old));
     ledger.write(&alone, &write, Local).await.unwrap();
-    let page = ledger.scan(TokenRange::ALL, None, 100).await.unwrap();
+    let page = ledger
+        .scan(TokenRange::ALL, None, 100, Strength::Local)
+        .await
+        .unwrap();
     let seen = page.files.iter().find(|(file, _)| *file == alone).unwrap();
     assert_eq!(seen.1.replicas.len(), 1);
     assert_eq!(seen.1.head, None);
@@ -341,7 +356,10 @@ async fn forgotten(ledger: Arc<dyn Ledger>) {
     let mut wanted = FileRecord::default();
     newer.iter().for_each(|write| wanted.merge(write));
     assert_eq!(ledger.read(&kept, Local).await.unwrap(), wanted);
-    let page = ledger.scan(TokenRange::ALL, None, 10).await.unwrap();
+    let page = ledger
+        .scan(TokenRange::ALL, None, 10, Strength::Local)
+        .await
+        .unwrap();
     assert_eq!(page.files, vec![(kept, wanted)], "a row of nothing is left");
     // What comes later is a file as any other, also where its clock is behind.
     ledger
@@ -488,7 +506,10 @@ async fn scan_range(
     let mut all = Vec::new();
     let mut from: Option<String> = None;
     loop {
-        let page = ledger.scan(range, from.as_deref(), limit).await.unwrap();
+        let page = ledger
+            .scan(range, from.as_deref(), limit, Strength::Local)
+            .await
+            .unwrap();
         assert!(page.files.len() <= limit);
         assert_eq!(page.unreadable, vec![]);
         all.extend(page.files);

@@ -1,7 +1,7 @@
 //! An explanation as one plain sentence, or two.
 
 use crate::api::rfc3339;
-use crate::file::{Datacenter, Held, Op};
+use crate::file::{Datacenter, Found, Held, Op};
 use crate::ledger::FileRecord;
 
 use super::{Ahead, Explanation, Reason, Wanting};
@@ -97,6 +97,19 @@ impl Explanation {
             false => "It is here as it should be",
             true => "It is here as somebody claims, and nobody has looked",
         };
+        let checked = match held.checked.as_ref() {
+            Some(checked) => format!(
+                ", {} at {}",
+                match checked.found {
+                    Found::Copied => "verified as they were copied here",
+                    Found::Size => "of the right size when they were looked at",
+                    Found::Bytes => "all read and verified",
+                    Found::Damaged => "found damaged",
+                },
+                rfc3339(checked.at)
+            ),
+            None => String::new(),
+        };
         let doubt = match &self.tracker {
             Ok(_) => String::new(),
             Err(why) => {
@@ -104,7 +117,7 @@ impl Explanation {
             }
         };
         format!(
-            "{is}: fid {}, class {}, the bytes that were stored in {} at {}{doubt}.",
+            "{is}: fid {}, class {}, the bytes that were stored in {} at {}{checked}{doubt}.",
             held.fid,
             held.class,
             held.content.origin,
@@ -183,6 +196,10 @@ impl Explanation {
                     self.as_fid()
                 )
             }
+            Some(Wanting::Damaged) => format!(
+                "Its bytes are damaged here{}, and are to come again",
+                self.as_fid()
+            ),
             Some(Wanting::OtherClass { to }) => match self.held() {
                 Some(held) => format!("It is here in class {} and should be in {to}", held.class),
                 None => format!("It should be in class {to}"),
