@@ -291,8 +291,7 @@ async fn a_file_damaged_everywhere_is_a_gap_and_kept_as_it_is() {
         let seen = pass(&tx).await;
         assert_eq!((seen.damaged, seen.brought_again), (2, 0));
         tx.parks("both", "is expected").await;
-        tx.parks("own", "what is here is damaged, and no datacenter")
-            .await;
+        tx.parks("own", "what is here is damaged, and none").await;
         let (there, _, body) = tx.read("both").await.unwrap();
         assert_eq!((there, &body[1..]), (fid, &b"ytes"[..]));
         let (there, _, body) = tx.read("own").await.unwrap();
