@@ -1,11 +1,13 @@
 //! Keyspaces for tests: made of the files in `schema/`, as an operator pastes them, with the cluster's own replication.
 //!
-//! A new one takes as long as it would to empty an old one (about a second): so each is new, and none is used twice.
+//! A new one takes as long as it would to empty an old one (about a second): so each is new, and none is used twice. Each costs every
+//! node memory, and every later change of the schema time, so whoever has the cluster alone drops those of the tests before.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
+use parking_lot::Mutex;
 use scylla::statement::{Consistency, Statement};
 use uuid::Uuid;
 
@@ -15,6 +17,8 @@ use super::{Inner, LOOK_AGAIN, PATIENCE, cql};
 #[derive(Debug, Default)]
 pub(super) struct Keyspaces {
     count: AtomicU32,
+    /// Those that were not dropped yet.
+    made: Mutex<Vec<String>>,
 }
 
 impl Inner {
@@ -73,7 +77,23 @@ impl Inner {
         for text in &rows {
             run(text, all).await?;
         }
+        self.keyspaces.made.lock().push(name.clone());
         Ok(name)
+    }
+
+    /// Drops all keyspaces that were made. Nobody uses one who does not hold the cluster.
+    pub(super) async fn drop_keyspaces(&self) -> Result<(), String> {
+        let made = std::mem::take(&mut *self.keyspaces.made.lock());
+        if made.is_empty() {
+            return Ok(());
+        }
+        let node = *self.running().first().ok_or("no node runs")?;
+        let session = self.connect(node).await?;
+        for name in made {
+            let done = session.query_unpaged(format!("DROP KEYSPACE IF EXISTS {name}"), ());
+            done.await.map_err(|why| format!("drop {name}: {why}"))?;
+        }
+        self.agreed().await
     }
 
     /// Waits until all nodes that run have the same schema.

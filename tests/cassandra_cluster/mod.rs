@@ -183,6 +183,11 @@ impl Cluster {
             alone.heal().await;
         }
         self.inner.well();
+        let inner = Arc::clone(&self.inner);
+        // They only cost time where that fails.
+        if let Err(why) = aside(async move { inner.drop_keyspaces().await }).await {
+            eprintln!("keyspaces of earlier tests: {why}");
+        }
         alone
     }
 
