@@ -4,7 +4,6 @@
 
 mod repair_sites;
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -13,18 +12,9 @@ use phylactery::ledger::{Expected, Gap, Ledger, Strength};
 use phylactery::locks::KeyLocks;
 use phylactery::repair::status::{Progress, State};
 use phylactery::version::{Version, wall_clock};
-use repair_sites::{Flaky, Http, Played, Site, file, repair_config, until};
+use repair_sites::{Flaky, Http, Played, Site, file, played_and_real, repair_config, until};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
-
-async fn played_and_real() -> (TempDir, Arc<Flaky>, Played, Site) {
-    let home = tempfile::tempdir().unwrap();
-    let ledger = Flaky::open(home.path());
-    let ma = Played::new("ma01", &ledger).await;
-    let mut tx = Site::new("tx01", home.path(), &ledger).await;
-    tx.start(Some(repair_config()));
-    (home, ledger, ma, tx)
-}
 
 async fn put(ma: &Played, key: &str, fid: u64) {
     ma.serve(key, fid, Http::Good(key.as_bytes().to_vec()));

@@ -4,23 +4,11 @@
 
 mod repair_sites;
 
-use std::sync::Arc;
-
 use phylactery::file::Op;
 use phylactery::ledger::{FileWrite, Ledger, Strength};
 use phylactery::version::{Version, wall_clock};
-use repair_sites::{Flaky, Http, Played, Site, file, repair_config, until};
-use tempfile::TempDir;
+use repair_sites::{Http, file, played_and_real, until};
 use tokio_util::sync::CancellationToken;
-
-async fn played_and_real() -> (TempDir, Arc<Flaky>, Played, Site) {
-    let home = tempfile::tempdir().unwrap();
-    let ledger = Flaky::open(home.path());
-    let ma = Played::new("ma01", &ledger).await;
-    let mut tx = Site::new("tx01", home.path(), &ledger).await;
-    tx.start(Some(repair_config()));
-    (home, ledger, ma, tx)
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_is_not_closed_over_a_change_that_was_made_and_delivered_meanwhile() {

@@ -4,7 +4,6 @@
 
 mod repair_sites;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use md5::{Digest, Md5};
@@ -12,18 +11,9 @@ use phylactery::file::{Checksum, Held, Replica};
 use phylactery::ledger::{FileWrite, Ledger, Placement, Strength};
 use phylactery::version::{Version, wall_clock};
 use repair_sites::{
-    Flaky, Http, Played, Site, any_port, bytes, dc, fid_path, file, repair_config, until,
+    Flaky, Http, Played, Site, any_port, bytes, dc, fid_path, file, played_and_real, repair_config,
+    until,
 };
-use tempfile::TempDir;
-
-async fn played_and_real() -> (TempDir, Arc<Flaky>, Played, Site) {
-    let home = tempfile::tempdir().unwrap();
-    let ledger = Flaky::open(home.path());
-    let ma = Played::new("ma01", &ledger).await;
-    let mut tx = Site::new("tx01", home.path(), &ledger).await;
-    tx.start(Some(repair_config()));
-    (home, ledger, ma, tx)
-}
 
 fn md5(body: &[u8]) -> Option<Checksum> {
     Some(Checksum::md5(&Md5::digest(body)))
