@@ -139,6 +139,14 @@ pub enum Command {
     /// ledger, and so counts in all datacenters, whichever of them is told.
     #[command(subcommand, arg_required_else_help = true)]
     Placement(ask::placement::Placement),
+
+    /// Pause the workers of repair, say how fast they may be, tell them to begin
+    ///
+    /// Tail follows what the other datacenters change, retry tries again what did not come, scan goes over all files
+    /// that should be here, and verify over all that are. What is said here counts from that moment on, in the datacenter that is
+    /// asked, and outlives restarts.
+    #[command(subcommand, arg_required_else_help = true)]
+    Repair(ask::repair::Repair),
 }
 
 impl Cli {
@@ -170,7 +178,8 @@ impl Command {
             | Command::File(_)
             | Command::Explain(_)
             | Command::Gaps(_)
-            | Command::Placement(_) => "warn",
+            | Command::Placement(_)
+            | Command::Repair(_) => "warn",
         }
     }
 
@@ -197,6 +206,7 @@ impl Command {
             Command::Explain(arguments) => ask::explain(arguments),
             Command::Gaps(arguments) => ask::gaps(arguments),
             Command::Placement(placement) => ask::placement::run(placement),
+            Command::Repair(repair) => ask::repair::run(repair),
         }
     }
 }

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -21,8 +22,8 @@ use crate::version::{Version, wall_clock};
 
 use super::Shared;
 use super::status::{Progress, State, StreamProgress};
-use super::trouble::Pauses;
 use super::work::Crew;
+use super::worker::{Turn, Worker, turns};
 
 /// Entries of one stream that are in work at a time.
 const WINDOW: usize = 1_000;
@@ -40,72 +41,81 @@ const SAVE_EVERY: Duration = Duration::from_secs(1);
 /// longer than any copy of the ledger needs to come back with what the others have, if it comes back at all.
 const LOST: Duration = Duration::from_secs(60);
 
-/// All streams of other datacenters.
-pub(super) async fn run(shared: Arc<Shared>) -> Result<(), LedgerError> {
-    let reconciler = &shared.reconciler;
-    let mut streams = JoinSet::new();
-    let mut followed: BTreeSet<StreamId> = BTreeSet::new();
-    let mut left: BTreeSet<StreamId> = BTreeSet::new();
-    while !reconciler.stop.is_cancelled() {
-        match reconciler.ledger.nodes().await {
-            Ok(mut nodes) => {
-                reconciler.trouble.end();
-                nodes.retain(|node| node.stream.datacenter != reconciler.datacenter);
-                for node in &nodes {
-                    if followed.insert(node.stream.clone()) {
-                        streams.spawn(follow(Arc::clone(&shared), node.stream.clone()));
-                    }
-                }
-                let read = wall_clock();
-                // The clock of a stream that was left has no say any more.
-                let mut current = nodes.clone();
-                current.retain(|node| !super::is_superseded(&nodes, &node.stream));
-                shared.clocks.look(&current, read);
-                for node in nodes.iter().filter(|node| node.is_unread()) {
-                    shared.tail.note(format!(
-                        "what {} says of itself cannot be read; nobody is in sync while that stands in the ledger",
-                        node.stream
-                    ));
-                }
-                let superseded = nodes
-                    .iter()
-                    .filter(|node| super::is_superseded(&nodes, &node.stream));
-                let newly: Vec<StreamId> = superseded
-                    .map(|node| node.stream.clone())
-                    .filter(|stream| !left.contains(stream))
-                    .collect();
-                let mut all_noted = Ok(());
-                for stream in newly {
-                    all_noted = note_left(&shared, &stream).await;
-                    if all_noted.is_err() {
-                        break;
-                    }
-                    left.insert(stream);
-                }
-                match all_noted {
-                    // Not before: from here on it is not waited for what those that were left say.
-                    Ok(()) => *shared.nodes.lock() = Some((read, nodes)),
-                    Err(error) => reconciler.trouble.begin(&error),
-                }
-            }
-            Err(error) => {
-                reconciler.trouble.begin(&error);
-                shared.tail.note(error.to_string());
+/// All streams of other datacenters, each with a reader of its own.
+struct Tail {
+    shared: Arc<Shared>,
+    readers: JoinSet<()>,
+    followed: BTreeSet<StreamId>,
+    left: BTreeSet<StreamId>,
+}
+
+pub(super) async fn begin(shared: Arc<Shared>) -> Result<Box<dyn Worker>, LedgerError> {
+    Ok(Box::new(Tail {
+        shared,
+        readers: JoinSet::new(),
+        followed: BTreeSet::new(),
+        left: BTreeSet::new(),
+    }))
+}
+
+#[async_trait]
+impl Worker for Tail {
+    /// Looks who there is to be read.
+    async fn turn(&mut self) -> Result<Turn, LedgerError> {
+        // A reader ends by itself only when repair stops. After a panic all begin again, from their cursors.
+        while let Some(ended) = self.readers.try_join_next() {
+            if let Err(panic) = ended {
+                std::panic::resume_unwind(panic.into_panic());
             }
         }
-        tokio::select! {
-            () = reconciler.stop.cancelled() => {}
-            () = tokio::time::sleep(LOOK_EVERY) => {}
-            Some(ended) = streams.join_next() => {
-                // A reader ends by itself only when repair stops. After a panic all begin again, from their cursors.
-                if let Err(panic) = ended {
-                    std::panic::resume_unwind(panic.into_panic());
-                }
-            }
-        }
+        self.look().await?;
+        Ok(Turn::Idle(LOOK_EVERY))
     }
-    while streams.join_next().await.is_some() {}
-    Ok(())
+
+    async fn finish(&mut self) {
+        while self.readers.join_next().await.is_some() {}
+    }
+}
+
+impl Tail {
+    async fn look(&mut self) -> Result<(), LedgerError> {
+        let shared = &self.shared;
+        let reconciler = &shared.reconciler;
+        let mut nodes = reconciler.ledger.nodes().await?;
+        reconciler.trouble.end();
+        nodes.retain(|node| node.stream.datacenter != reconciler.datacenter);
+        for node in &nodes {
+            if self.followed.insert(node.stream.clone()) {
+                let reader = Follower::new(Arc::clone(shared), node.stream.clone());
+                let (shared, figures) = (Arc::clone(shared), Arc::clone(&shared.tail));
+                self.readers
+                    .spawn(async move { turns(Box::new(reader), &shared, &figures).await });
+            }
+        }
+        let read = wall_clock();
+        // The clock of a stream that was left has no say any more.
+        let mut current = nodes.clone();
+        current.retain(|node| !super::is_superseded(&nodes, &node.stream));
+        shared.clocks.look(&current, read);
+        for node in nodes.iter().filter(|node| node.is_unread()) {
+            shared.tail.note(format!(
+                "what {} says of itself cannot be read; nobody is in sync while that stands in the ledger",
+                node.stream
+            ));
+        }
+        let superseded = nodes
+            .iter()
+            .filter(|node| super::is_superseded(&nodes, &node.stream));
+        for node in superseded {
+            if !self.left.contains(&node.stream) {
+                note_left(shared, &node.stream).await?;
+                self.left.insert(node.stream.clone());
+            }
+        }
+        // Not before: from here on it is not waited for what those that were left say.
+        *shared.nodes.lock() = Some((read, nodes));
+        Ok(())
+    }
 }
 
 /// Asks for a scan that begins after this stream was first seen to be left.
@@ -232,46 +242,61 @@ impl Reader {
 }
 
 /// Follows one stream until repair stops.
-async fn follow(shared: Arc<Shared>, stream: StreamId) {
-    let reconciler = &shared.reconciler;
-    let name = stream.to_string();
-    let mut reader = None;
-    let mut crew = Crew::new(Arc::clone(reconciler), Arc::clone(&shared.tail));
-    let mut pauses = Pauses::default();
-    while !reconciler.stop.is_cancelled() {
-        shared.tail.unless_paused().await;
+struct Follower {
+    shared: Arc<Shared>,
+    stream: StreamId,
+    /// `None` until its cursor was read.
+    reader: Option<Reader>,
+    crew: Crew,
+}
+
+impl Follower {
+    fn new(shared: Arc<Shared>, stream: StreamId) -> Follower {
+        let crew = Crew::new(Arc::clone(&shared.reconciler), Arc::clone(&shared.tail));
+        Follower {
+            shared,
+            stream,
+            reader: None,
+            crew,
+        }
+    }
+}
+
+#[async_trait]
+impl Worker for Follower {
+    /// Reads what there is, or waits until there is something.
+    async fn turn(&mut self) -> Result<Turn, LedgerError> {
+        let Follower {
+            shared,
+            stream,
+            reader,
+            crew,
+        } = self;
+        let ledger = &shared.reconciler.ledger;
         crew.gather();
-        let news = reconciler.ledger.news();
-        let read = match round(&shared, &stream, &mut reader, &mut crew).await {
-            Ok(read) => read,
-            Err(error) => {
-                // What is in work goes on; only reading waits.
-                reconciler.trouble.begin(&error);
-                shared.tail.note(format!("{name}: {error}"));
-                shared.tail.state(State::WaitingForLedger);
-                if !pauses.wait(&reconciler.stop).await {
-                    break;
-                }
-                continue;
-            }
-        };
-        pauses = Pauses::default();
+        let news = ledger.news();
+        let read = round(shared, stream, reader, crew).await?;
         if let Some(reader) = &reader {
-            report(&shared, &stream, reader, &crew);
+            report(shared, stream, reader, crew);
         }
         if read == 0 {
             tokio::select! {
-                () = reconciler.stop.cancelled() => {}
-                () = reconciler.ledger.wait_for_news_since(news, LOOK_EVERY) => {}
+                () = shared.reconciler.stop.cancelled() => {}
+                () = ledger.wait_for_news_since(news, LOOK_EVERY) => {}
                 () = crew.wait_for_one() => {}
             }
         }
+        Ok(Turn::Worked)
     }
-    crew.finish().await;
-    if let Some(reader) = &mut reader
-        && let Err(error) = save(&shared, &name, reader, &crew).await
-    {
-        tracing::debug!("save the cursor of {name}: {error}");
+
+    async fn finish(&mut self) {
+        self.crew.finish().await;
+        if let Some(reader) = &mut self.reader
+            && let Err(error) =
+                save(&self.shared, &self.stream.to_string(), reader, &self.crew).await
+        {
+            tracing::debug!("save the cursor of {}: {error}", self.stream);
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -162,7 +162,8 @@ pub(super) struct Crew {
 struct Member {
     file: FileName,
     expects: Expected,
-    began: Instant,
+    /// When the work on it began; it may have to wait for that.
+    began: Arc<OnceLock<Instant>>,
     phase: Arc<Mutex<Phase>>,
     /// Parked as being in progress: a cursor may pass it.
     passed: bool,
@@ -187,16 +188,22 @@ impl Crew {
 
     pub(super) fn start(&mut self, number: u64, file: FileName, expects: Expected) {
         let phase = Arc::new(Mutex::new(Phase::default()));
+        let began = Arc::new(OnceLock::new());
         let member = Member {
             file: file.clone(),
             expects,
-            began: Instant::now(),
+            began: Arc::clone(&began),
             phase: Arc::clone(&phase),
             passed: false,
         };
         self.members.insert(number, member);
         let (reconciler, figures) = (Arc::clone(&self.reconciler), Arc::clone(&self.figures));
         self.tasks.spawn(async move {
+            tokio::select! {
+                () = figures.may_go_on() => {}
+                () = reconciler.stop.cancelled() => return (number, false),
+            }
+            began.get_or_init(Instant::now);
             let passed = reconciler.see_to(&file, expects, &figures, &phase).await;
             (number, passed)
         });
@@ -251,7 +258,8 @@ impl Crew {
     /// The ledger's.
     pub(super) async fn park_slow(&mut self) -> Result<(), LedgerError> {
         for member in self.members.values_mut() {
-            if member.passed || member.began.elapsed() < SLOW {
+            let began = member.began.get();
+            if member.passed || began.is_none_or(|began| began.elapsed() < SLOW) {
                 continue;
             }
             let mut phase = member.phase.lock().await;

@@ -130,6 +130,9 @@ fn worker(name: &'static str, state: State, progress: Progress) -> WorkerStatus 
     WorkerStatus {
         name,
         state,
+        paused: false,
+        files_per_second: None,
+        rest: 0.0,
         done: 70,
         failed: 7,
         last_error: None,

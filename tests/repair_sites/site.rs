@@ -16,6 +16,7 @@ use phylactery::journal::settle::Settler;
 use phylactery::journal::{By, Details, Journal, Mutation, Outcome};
 use phylactery::ledger::{DatacenterRecord, FileRecord, Gap, Ledger, NodeRecord, Strength};
 use phylactery::locks::KeyLocks;
+use phylactery::repair::settings::Change;
 use phylactery::repair::{Repair, RepairParts};
 use phylactery::tracker::{Tracker, TrackerConfig};
 use phylactery::trackers::Trackers;
@@ -257,6 +258,16 @@ impl Site {
 
     pub fn repair(&self) -> &Repair {
         self.running().repair.as_ref().expect("repair runs")
+    }
+
+    /// Pauses a worker, or lets it go on.
+    pub async fn pause(&self, worker: &str, paused: bool) {
+        let change = Change {
+            paused: Some(paused),
+            ..Change::default()
+        };
+        let status = self.repair().change(worker, change).await;
+        assert_eq!(status.expect("a worker").paused, paused);
     }
 
     pub fn running(&self) -> &Running {

@@ -159,7 +159,7 @@ fn journal(journal: &Value) -> String {
 const FIGURES: usize = 66;
 
 /// Whatever a part says of itself: a line for each of its workers and for each tracker that is left out, then its figures.
-fn part(name: &str, said: &Value) {
+pub(super) fn part(name: &str, said: &Value) {
     let mut name = name;
     let mut line = |text: String| row(std::mem::take(&mut name), text);
     let list = |of: &'static str| said[of].as_array().into_iter().flatten();
@@ -225,6 +225,12 @@ fn describe_worker(worker: &Value) -> Vec<String> {
         figure("done"),
         figure("failed")
     );
+    if let Some(rate) = worker["files_per_second"].as_u64() {
+        said.push_str(&format!(", at most {}/s", grouped(rate)));
+    }
+    if let Some(rest) = worker["rest"].as_f64().filter(|rest| *rest > 0.0) {
+        said.push_str(&format!(", rests {rest}:1"));
+    }
     let progress = &worker["progress"];
     let streams = progress["tail"].as_object().into_iter().flatten();
     let behind: u64 = streams.filter_map(|(_, at)| at["behind"].as_u64()).sum();
