@@ -28,6 +28,11 @@ use super::worker::{Turn, Worker, turns};
 /// Entries of one stream that are in work at a time.
 const WINDOW: usize = 1_000;
 
+/// Room for so many entries is used at once. Less waits for more, but not for long: a read is a page of one partition, whether it
+/// brings one entry or hundreds.
+const MUCH_ROOM: usize = WINDOW / 4;
+const A_MOMENT: Duration = Duration::from_millis(100);
+
 /// How far beyond its cursor a stream is read: numbers that are kept in memory because of a hole.
 const REACH: u64 = 20_000;
 
@@ -160,6 +165,8 @@ struct Reader {
     /// The cursor as the ledger has it.
     saved: u64,
     saved_at: Instant,
+    /// When it was last read for what lies beyond `met`.
+    read_at: Instant,
     /// When what is missing is next read again.
     look_at: Instant,
     missing: Option<Missing>,
@@ -186,6 +193,7 @@ impl Reader {
             dry: false,
             saved,
             saved_at: now,
+            read_at: now - A_MOMENT,
             look_at: now + LOOK_EVERY,
             missing: None,
         }
@@ -198,6 +206,12 @@ impl Reader {
             .flatten()
             .min();
         open.map_or(self.met, |open| open - 1)
+    }
+
+    /// How many more entries may be in work.
+    fn room(&self, crew: &Crew) -> usize {
+        let reach = (self.cursor(crew) + REACH).saturating_sub(self.met) as usize;
+        WINDOW.saturating_sub(crew.len()).min(reach)
     }
 
     /// Begins with entries that were read, as far as they are new and within reach. How many.
@@ -273,17 +287,37 @@ impl Worker for Follower {
             crew,
         } = self;
         let ledger = &shared.reconciler.ledger;
+        let reader = match reader {
+            Some(reader) => reader,
+            None => {
+                let name = stream.to_string();
+                let cursor = ledger.cursor(&shared.reconciler.datacenter, &name).await?;
+                reader.insert(Reader::at(cursor.map_or(0, |cursor| cursor.number)))
+            }
+        };
         crew.gather();
         let news = ledger.news();
         let read = round(shared, stream, reader, crew).await?;
-        if let Some(reader) = &reader {
-            report(shared, stream, reader, crew);
+        report(shared, stream, reader, crew);
+        if read > 0 {
+            return Ok(Turn::Worked);
         }
-        if read == 0 {
+        // What ends meanwhile is no reason to read again, unless there was no room.
+        let limit = if reader.dry { LOOK_EVERY } else { A_MOMENT };
+        let news = ledger.wait_for_news_since(news, limit);
+        tokio::pin!(news);
+        loop {
             tokio::select! {
-                () = shared.reconciler.stop.cancelled() => {}
-                () = ledger.wait_for_news_since(news, LOOK_EVERY) => {}
-                () = crew.wait_for_one() => {}
+                () = shared.reconciler.stop.cancelled() => break,
+                () = &mut news => break,
+                () = crew.wait_for_one() => {
+                    crew.gather();
+                    save_if_due(shared, stream, reader, crew).await?;
+                    report(shared, stream, reader, crew);
+                    if !reader.dry && reader.room(crew) >= MUCH_ROOM {
+                        break;
+                    }
+                }
             }
         }
         Ok(Turn::Worked)
@@ -292,8 +326,7 @@ impl Worker for Follower {
     async fn finish(&mut self) {
         self.crew.finish().await;
         if let Some(reader) = &mut self.reader
-            && let Err(error) =
-                save(&self.shared, &self.stream.to_string(), reader, &self.crew).await
+            && let Err(error) = save(&self.shared, &self.stream, reader, &self.crew).await
         {
             tracing::debug!("save the cursor of {}: {error}", self.stream);
         }
@@ -304,18 +337,10 @@ impl Worker for Follower {
 async fn round(
     shared: &Shared,
     stream: &StreamId,
-    reader: &mut Option<Reader>,
+    reader: &mut Reader,
     crew: &mut Crew,
 ) -> Result<usize, LedgerError> {
     let ledger = &shared.reconciler.ledger;
-    let name = stream.to_string();
-    let reader = match reader {
-        Some(reader) => reader,
-        None => {
-            let cursor = ledger.cursor(&shared.reconciler.datacenter, &name).await?;
-            reader.insert(Reader::at(cursor.map_or(0, |cursor| cursor.number)))
-        }
-    };
     if Instant::now() >= reader.look_at {
         reader.look_at = Instant::now() + LOOK_EVERY;
         look_for_missing(shared, stream, reader, crew).await?;
@@ -323,22 +348,17 @@ async fn round(
     if crew.len() >= WINDOW {
         crew.park_slow().await?;
     }
-    let room = WINDOW
-        .saturating_sub(crew.len())
-        .min((reader.cursor(crew) + REACH).saturating_sub(reader.met) as usize);
+    let room = reader.room(crew);
     let mut read = 0;
-    if room > 0 {
+    if room >= MUCH_ROOM || (room > 0 && reader.read_at.elapsed() >= A_MOMENT) {
         let entries = ledger
             .changes(stream, reader.met, room, Strength::Local)
             .await?;
         read = reader.take(&entries, crew);
         reader.dry = read == 0;
+        reader.read_at = Instant::now();
     }
-    if reader.cursor(crew) != reader.saved
-        && (reader.saved_at.elapsed() >= SAVE_EVERY || crew.len() == 0)
-    {
-        save(shared, &name, reader, crew).await?;
-    }
+    save_if_due(shared, stream, reader, crew).await?;
     shared.reconciler.trouble.end();
     Ok(read)
 }
@@ -440,9 +460,21 @@ fn lost_after() -> Duration {
     LOST
 }
 
+async fn save_if_due(
+    shared: &Shared,
+    stream: &StreamId,
+    reader: &mut Reader,
+    crew: &Crew,
+) -> Result<(), LedgerError> {
+    if reader.saved_at.elapsed() >= SAVE_EVERY || crew.len() == 0 {
+        save(shared, stream, reader, crew).await?;
+    }
+    Ok(())
+}
+
 async fn save(
     shared: &Shared,
-    name: &str,
+    stream: &StreamId,
     reader: &mut Reader,
     crew: &Crew,
 ) -> Result<(), LedgerError> {
@@ -452,7 +484,7 @@ async fn save(
     }
     let reconciler = &shared.reconciler;
     let cursor = Cursor {
-        name: name.to_owned(),
+        name: stream.to_string(),
         number,
         note: String::new(),
         updated: reconciler.now(),
