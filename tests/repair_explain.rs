@@ -136,6 +136,7 @@ async fn what_is_not_due_here_and_which_row_says_so() {
             domain: file("x").domain,
             class: class.map(|class| Class::from_bytes(class.as_bytes())),
             datacenters: datacenters.iter().map(|name| dc(name)).collect(),
+            lag_goal_seconds: None,
             updated: wall_clock(),
         };
         let setting = ledger.set_placement(&placement, Strength::Local);

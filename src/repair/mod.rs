@@ -16,6 +16,7 @@ mod copy;
 pub mod explain;
 mod fetch;
 mod inspect;
+pub mod lag;
 mod pace;
 mod park;
 mod proof;
@@ -56,6 +57,7 @@ use crate::version::Version;
 
 use clocks::Clocks;
 use explain::Explanation;
+use lag::LagStatus;
 use reconcile::Reconciler;
 use registry::Registry;
 use settings::{Change, NotChanged};
@@ -160,6 +162,7 @@ impl Repair {
             figures: CopyFigures::default(),
             at_work: KeyLocks::default(),
             trouble: Trouble::default(),
+            lags: lag::Lags::default(),
             stop: CancellationToken::new(),
         };
         let shared = Arc::new(Shared {
@@ -213,6 +216,7 @@ impl Repair {
             bytes_copied: copies.bytes.load(Ordering::Relaxed),
             caught_up: self.caught_up(),
             clocks: self.shared.clocks.off(),
+            lag: self.shared.lag(),
         }
     }
 
@@ -340,6 +344,17 @@ impl Shared {
         match &*self.scan.progress.lock() {
             Progress::Scan(scan) => scan.thorough_scan_began.is_some_and(|began| began > moment),
             Progress::None | Progress::Tail(_) | Progress::Verify(_) => false,
+        }
+    }
+
+    fn lag(&self) -> LagStatus {
+        let oldest_pending = match &*self.tail.progress.lock() {
+            Progress::Tail(streams) => streams.values().filter_map(|at| at.oldest_pending).min(),
+            Progress::None | Progress::Scan(_) | Progress::Verify(_) => None,
+        };
+        LagStatus {
+            oldest_pending,
+            ..self.reconciler.lags.read()
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::ledger::{Expected, LedgerError};
-use crate::version::wall_clock;
+use crate::version::{Version, wall_clock};
 
 use super::Shared;
 use super::status::State;
@@ -98,7 +98,9 @@ impl Retry {
             }
             met = Met::Work;
             self.number += 1;
-            crew.start(self.number, gap.file, Expected::default());
+            // One that cannot be read has no age.
+            let since = Some(gap.since).filter(|since| *since > Version(0));
+            crew.start(self.number, gap.file, Expected::default(), since);
         }
         Ok(met)
     }

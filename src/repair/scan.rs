@@ -30,7 +30,7 @@ use crate::ledger::{
 use crate::version::{Version, ago, wall_clock};
 
 use super::Shared;
-use super::park::{Expects, Parked, micros};
+use super::park::{Expects, Parked, Parking, micros};
 use super::purge::{self, Horizon};
 use super::reconcile::{Step, decide};
 use super::status::{Progress, ScanProgress, State};
@@ -429,14 +429,14 @@ impl Scan {
                 self.shared.scan.failed(why);
                 continue;
             };
-            reconciler
-                .park(
-                    file,
-                    &why,
-                    Parked::Failed,
-                    Expects::AtLeast(Expected::default()),
-                )
-                .await?;
+            let parking = Parking {
+                why: &why,
+                parked: Parked::Failed,
+                expects: Expects::AtLeast(Expected::default()),
+                since: None,
+                class: None,
+            };
+            reconciler.park(file, parking).await?;
             self.shared.scan.failed(format!("{file}: {why}"));
         }
         for (file, record) in page.files {

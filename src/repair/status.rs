@@ -11,6 +11,7 @@ use serde::Serialize;
 use tokio::sync::Notify;
 
 pub use super::clocks::ClockOff;
+pub use super::lag::{LagFrom, LagStatus};
 use super::pace::{Limits, Pace};
 use crate::version::{Version, wall_clock};
 
@@ -29,6 +30,8 @@ pub struct Status {
     pub caught_up: Option<Version>,
     /// Nodes of other datacenters whose clocks do not agree with this machine's.
     pub clocks: Vec<ClockOff>,
+    /// How late the changes of other datacenters are done here.
+    pub lag: LagStatus,
 }
 
 /// One worker, at one moment.
@@ -139,6 +142,8 @@ pub struct StreamProgress {
     pub in_flight: u64,
     /// The first number that is missing from the stream, if one is.
     pub hole: Option<u64>,
+    /// The version of the oldest change that is neither done nor parked: of those in work, else of the last one that could be read.
+    pub oldest_pending: Option<Version>,
     /// When its node last spoke.
     pub heartbeat: Version,
     /// Nothing of its node that is older than this is still on its way.

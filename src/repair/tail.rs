@@ -160,6 +160,8 @@ struct Reader {
     /// The highest number that was met.
     met: u64,
     holes: BTreeSet<u64>,
+    /// The newest version that was met.
+    newest: Option<Version>,
     /// Nothing beyond `met` could be taken when it was last read for.
     dry: bool,
     /// The cursor as the ledger has it.
@@ -190,6 +192,7 @@ impl Reader {
         Reader {
             met: saved,
             holes: BTreeSet::new(),
+            newest: None,
             dry: false,
             saved,
             saved_at: now,
@@ -230,8 +233,10 @@ impl Reader {
                 break;
             }
             taken += 1;
+            self.newest = self.newest.max(Some(entry.version));
             if let Some(file) = &entry.file {
-                crew.start(entry.number, file.clone(), Expected::by(entry));
+                let since = Some(entry.version);
+                crew.start(entry.number, file.clone(), Expected::by(entry), since);
             }
         }
         taken
@@ -512,10 +517,14 @@ fn report(shared: &Shared, stream: &StreamId, reader: &Reader, crew: &Crew) {
             .chain(node.oldest_open)
             .min()
     });
+    let behind = last_number.saturating_sub(cursor);
+    // What cannot be read yet is newer, but for a moment's.
+    let oldest_pending = crew.oldest().or(reader.newest.filter(|_| behind > 0));
     let progress = StreamProgress {
         cursor,
         last_number,
-        behind: last_number.saturating_sub(cursor),
+        behind,
+        oldest_pending,
         in_flight: crew.len() as u64,
         hole: reader
             .holes

@@ -29,7 +29,7 @@ use crate::version::{Version, wall_clock};
 
 use super::Shared;
 use super::inspect::{Bad, Lacks, Seen};
-use super::park::{Expects, Parked, micros};
+use super::park::{Expects, Parking, micros};
 use super::proof::said_to_be_here;
 use super::reconcile::NotDone;
 use super::scan::{PARTS, wait};
@@ -442,7 +442,7 @@ impl Pass {
             let expects = Expects::AtLeast(Expected::default());
             let why = found.to_string();
             reconciler
-                .park(file, &why, Parked::InProgress, expects)
+                .park(file, Parking::in_progress(&why, expects))
                 .await?;
             match reconciler.declare(file, found).await {
                 Ok(true) => {

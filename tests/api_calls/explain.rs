@@ -26,6 +26,7 @@ fn parked(file: &FileName) -> Explanation {
             domain: file.domain.clone(),
             class: None,
             datacenters: [dc("ma01"), dc("tx01")].into(),
+            lag_goal_seconds: None,
             updated: Version(3_000_000),
         }),
         standing: Standing::default(),

@@ -229,6 +229,7 @@ async fn a_row_of_a_clock_ahead_is_passed_and_the_clock_is_not() {
         domain: Domain::from_bytes(b"photos"),
         class: None,
         datacenters: [dc("tx01")].into(),
+        lag_goal_seconds: None,
         updated: far,
     };
     let setting = site.ledger.set_placement(&row, Strength::Local);

@@ -39,8 +39,51 @@ pub(super) fn status(answer: &Value) {
         ),
         None => row("gaps", bad("not known")),
     }
+    lag(&answer["repair"]["lag"], &answer["oldest_not_applied"]);
     part("repair", &answer["repair"]);
     part("proxy", &answer["proxy"]);
+}
+
+/// How late changes of the others are, and how old what is not done is. An older API says nothing of it.
+fn lag(lag: &Value, oldest: &Value) {
+    let mut name = "lag";
+    let mut line = |text: String| row(std::mem::take(&mut name), text);
+    for (from, lag) in lag["from"].as_object().into_iter().flatten() {
+        let figure = |key: &str| lag[key].as_f64().map(lasting).unwrap_or_default();
+        let (half, most) = (figure("p50_seconds"), figure("p99_seconds"));
+        line(format!(
+            "of changes in {}: p50 {half}, p99 {most}",
+            strong(plain(from))
+        ));
+    }
+    if let Some(age) = oldest["age_seconds"].as_f64() {
+        let since = text(&oldest["since"]);
+        line(
+            waiting(format!(
+                "the oldest that is not done is {} old ({since})",
+                lasting(age)
+            ))
+            .to_string(),
+        );
+    }
+    let count = |key: &str| lag[key].as_u64().unwrap_or_default();
+    if count("missed") > 0 {
+        let (missed, came) = (grouped(count("missed")), grouped(count("came_late")));
+        line(
+            waiting(format!(
+                "{missed} files missed their goal, {came} of them have come"
+            ))
+            .to_string(),
+        );
+    }
+}
+
+/// A time that has passed: small ones in milliseconds' reach, large ones rounded.
+fn lasting(seconds: f64) -> String {
+    match seconds {
+        s if s < 10.0 => format!("{s:.2} s"),
+        s => about(s),
+    }
 }
 
 /// Nodes of the ledger that are away. An older API, and a ledger in one piece, names none.

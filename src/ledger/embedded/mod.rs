@@ -323,6 +323,14 @@ impl Ledger for EmbeddedLedger {
         .await
     }
 
+    async fn oldest_gap(&self, datacenter: &Datacenter) -> Result<Option<Version>, LedgerError> {
+        let datacenter = datacenter.clone();
+        self.read_by("look for the oldest gap", move |sql| {
+            read::oldest_gap(sql, &datacenter)
+        })
+        .await
+    }
+
     async fn set_node(&self, node: &NodeRecord) -> Result<(), LedgerError> {
         let node = node.clone();
         self.write_by("write a node's word", move |sql| {
