@@ -85,13 +85,23 @@ pub struct FileRecord {
 }
 
 impl FileRecord {
-    /// The class that counts: the cell's, if it was set on the bytes that the head names.
+    /// The class that counts: the cell's, if it was set on the bytes that the head names. Where it was set on others, by somebody
+    /// whom an overwrite had not reached yet, it may cover what the overwrite said; then the class counts that
+    /// the bytes have where the head was made, else with the first who holds them.
     pub fn class(&self) -> Option<&Class> {
-        let content = self.head.as_ref()?.content()?;
-        self.class_cell
-            .as_ref()
-            .filter(|cell| cell.content == *content)
-            .map(|cell| &cell.class)
+        let head = self.head.as_ref()?;
+        let content = head.content()?;
+        let cell = self.class_cell.as_ref()?;
+        if cell.content == *content {
+            return Some(&cell.class);
+        }
+        let origin = self.replicas.get(&head.origin);
+        let mut holders = origin
+            .into_iter()
+            .chain(self.replicas.values())
+            .filter_map(|replica| replica.held.as_ref())
+            .filter(|held| held.content == *content && !held.claimed);
+        holders.next().map(|held| &held.class)
     }
 
     /// The content that should be everywhere; `None` for a deleted or unknown file.
