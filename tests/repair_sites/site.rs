@@ -607,6 +607,16 @@ impl Site {
         .await;
     }
 
+    /// Starts them again where they were.
+    pub async fn start_tracker(&mut self) {
+        let folder = self.folder.join("tracker");
+        let config = TrackerConfig::new(folder, self.tracker_addr, self.storage);
+        let stop = CancellationToken::new();
+        let tracker = Tracker::start(config, stop.clone()).await;
+        self.tracker = Some(tracker.expect("the tracker starts again"));
+        self.tracker_stop = stop;
+    }
+
     /// Stops the tracker and its storage node.
     pub async fn stop_tracker(&mut self) {
         self.tracker_stop.cancel();
