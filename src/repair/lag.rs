@@ -255,7 +255,9 @@ impl Reconciler {
         let lag = wall_clock().0.saturating_sub(since.0);
         let lag = Duration::from_micros(u64::try_from(lag).unwrap_or_default());
         let did_something = *did != Did::Nothing;
-        if let (true, Some(origin)) = (did_something, origin(record, did)) {
+        // What is brought again after it was damaged here is no change of ours that came late.
+        let origin = origin(record, did).filter(|origin| **origin != self.datacenter);
+        if let (true, Some(origin)) = (did_something, origin) {
             self.lags.note(origin, lag);
         }
         let goal = self.lag_goal(file, record.class()).await;
