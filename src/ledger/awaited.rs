@@ -127,10 +127,6 @@ impl Awaited {
     }
 
     fn there(&self, doing: &'static str) -> Result<&Arc<dyn Ledger>, LedgerError> {
-        if is_cut_off() {
-            let why = "a test has cut it off".to_owned();
-            return Err(LedgerError::Unavailable { doing, why });
-        }
         self.there.get().ok_or_else(|| LedgerError::Unavailable {
             doing,
             why: match &*self.why.lock() {
@@ -139,14 +135,6 @@ impl Awaited {
             },
         })
     }
-}
-
-/// Whether a test wants it to be out of reach: while a file of this name is there.
-fn is_cut_off() -> bool {
-    fail::fail_point!("ledger::cut", |file| {
-        file.is_some_and(|file| std::path::Path::new(&file).exists())
-    });
-    false
 }
 
 /// Each method asks the ledger that is there, or says that none is.

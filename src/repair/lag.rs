@@ -231,6 +231,19 @@ impl Reconciler {
         }
     }
 
+    /// A file was tried, and is not as it should be.
+    pub(super) async fn is_still_missing(
+        &self,
+        file: &FileName,
+        lagging: &Lagging,
+        class: Option<&Class>,
+    ) {
+        let goal = self.lag_goal(file, class).await;
+        if lagging.deadline(goal) <= Some(wall_clock()) && lagging.since.is_some() {
+            self.has_missed(file, lagging, goal);
+        }
+    }
+
     fn has_missed(&self, file: &FileName, lagging: &Lagging, goal: Duration) {
         if !lagging.was_told(goal) {
             lagging.told.store(true, Ordering::Relaxed);

@@ -136,12 +136,14 @@ impl Reconciler {
                 figures.done();
             }
             Err((why, parked)) => {
+                let class = asked.record.as_ref().and_then(FileRecord::class);
+                self.is_still_missing(file, lagging, class).await;
                 let parking = Parking {
                     why: &why,
                     parked,
                     expects: Expects::Just(asked.expects),
                     since: lagging.since,
-                    class: asked.record.as_ref().and_then(FileRecord::class),
+                    class,
                 };
                 self.park(file, parking).await?;
                 *phase = Phase::Finished;

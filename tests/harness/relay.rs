@@ -164,7 +164,7 @@ impl Told {
         };
         let mut body = body.to_vec();
         let mut promised = length.unwrap_or(body.len());
-        let lie = self.random.lock().random_range(0..8);
+        let lie = self.random.lock().random_range(0..14);
         let may_lie = is_good && method == "GET" && !body.is_empty();
         let told = match lie {
             0 if may_lie => {
@@ -195,7 +195,7 @@ impl Told {
         let _hung_up = there.write_all(answered.as_bytes()).await;
         let _hung_up = there.write_all(first).await;
         if told == Some(3) {
-            tokio::time::sleep(Duration::from_secs(4)).await;
+            tokio::time::sleep(Duration::from_secs(2)).await;
         } else {
             let _hung_up = there.write_all(rest).await;
         }

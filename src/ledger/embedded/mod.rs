@@ -25,6 +25,7 @@ use super::{
     Change, Cursor, DatacenterRecord, FileRecord, FileWrite, Gap, Ledger, LedgerError, NodeRecord,
     Page, Placement, StreamId, Strength, TokenRange,
 };
+use crate::failpoint;
 use crate::file::{Datacenter, FileName};
 use crate::version::Version;
 
@@ -190,6 +191,10 @@ async fn within_patience<T>(
     doing: &'static str,
     work: impl Future<Output = Result<T, LedgerError>>,
 ) -> Result<T, LedgerError> {
+    if failpoint::ledger_is_cut_off() {
+        let why = "a test has cut it off".to_owned();
+        return Err(LedgerError::Unavailable { doing, why });
+    }
     timeout(PATIENCE, work).await.unwrap_or_else(|_| {
         Err(LedgerError::Unavailable {
             doing,
