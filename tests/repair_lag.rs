@@ -4,6 +4,7 @@
 
 mod repair_sites;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mogilefs_protocol::client::ClassSettings;
@@ -12,10 +13,29 @@ use phylactery::events::What;
 use phylactery::ledger::{Ledger, Placement, Strength};
 use phylactery::repair::status::LagStatus;
 use phylactery::version::{Version, wall_clock};
-use repair_sites::{
-    Flaky, Http, Played, Site, dc, file, played_and_real, played_and_real_as, repair_config, until,
-};
+use repair_sites::{Flaky, Http, Played, Site, dc, file, repair_config, until};
+use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
+
+/// A played datacenter and a real one, which has done its first scan: from then on it is the tail that finds.
+async fn played_and_real_as(config: RepairConfig) -> (TempDir, Arc<Flaky>, Played, Site) {
+    let (home, ledger, ma, tx) = repair_sites::played_and_real_as(config).await;
+    is_caught_up(&tx, async || ma.beat().await).await;
+    (home, ledger, ma, tx)
+}
+
+async fn played_and_real() -> (TempDir, Arc<Flaky>, Played, Site) {
+    played_and_real_as(repair_config()).await
+}
+
+async fn is_caught_up(site: &Site, beat: impl AsyncFn()) {
+    until("caught up", async || {
+        beat().await;
+        let status = || format!("{:?}", site.repair().status());
+        site.repair().caught_up().ok_or_else(status)
+    })
+    .await;
+}
 
 /// Says within how many seconds changes of files are to be done.
 async fn set_goal(ledger: &Flaky, seconds: u32) {
@@ -110,6 +130,9 @@ async fn class_changes_renames_and_deletes_have_a_lag_too() {
     };
     ma.client().await.create_class(&class).await.unwrap();
     tx.client().await.create_class(&class).await.unwrap();
+    for site in [&ma, &tx] {
+        is_caught_up(site, async || ()).await;
+    }
     ma.put("k", None, b"bytes").await;
     tx.comes("k", b"bytes").await;
     // Set where the bytes were not written: it is that datacenter's change.

@@ -17,7 +17,7 @@ use super::{Refusal, Shared, rfc3339};
 use crate::file::{Datacenter, FileName, Op, Replica};
 use crate::ledger::{FileRecord, Gap, Strength};
 use crate::placement::Placements;
-use crate::version::{Version, wall_clock};
+use crate::version::Version;
 
 /// How many gaps are told if the caller does not say.
 const GAPS: usize = 1000;
@@ -150,11 +150,6 @@ pub(super) async fn gaps(
 pub(super) fn describe_gap(gap: &Gap) -> Value {
     let mut answer = named(&gap.file);
     answer.insert("since".to_owned(), json!(rfc3339(gap.since)));
-    let age = (wall_clock().seconds() - gap.since.seconds()).max(0.0);
-    // One that could not be read has no age.
-    if gap.since > Version(0) {
-        answer.insert("age_seconds".to_owned(), json!(age));
-    }
     answer.insert("attempts".to_owned(), json!(gap.attempts));
     answer.insert("last_error".to_owned(), json!(gap.last_error));
     answer.insert("next_try".to_owned(), json!(rfc3339(gap.next_try)));

@@ -320,7 +320,7 @@ async fn a_scrape_tells_all_that_the_parts_say_and_nothing_else() {
         let series = format!("repair_lag_seconds_{part}{{from=\"tx01\",to=\"ma01\"{le}}}");
         scrape
             .remove(&series)
-            .unwrap_or_else(|| panic!("no {series}"))
+            .unwrap_or_else(|| panic!("no {series} in {scrape:#?}"))
     };
     assert_eq!((lag("count", None), lag("sum", None)), (9.0, 100_000.0));
     let ends = [
