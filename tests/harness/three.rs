@@ -14,7 +14,7 @@ use super::relay::{Liar, Line, WITH_DIGEST};
 use super::{Cluster, LedgerAt, Mogile, Site, until};
 
 /// How often a process is killed.
-const KILLS: u32 = 7;
+const KILLS: u32 = 6;
 
 /// How a datacenter loses its ledger.
 pub enum Cut {

@@ -166,7 +166,7 @@ impl Ledger for Flaky {
         self.here("count_gaps")?.count_gaps(datacenter).await
     }
     async fn oldest_gap(&self, datacenter: &Datacenter) -> Result<Option<Version>, LedgerError> {
-        self.here()?.oldest_gap(datacenter).await
+        self.here("oldest_gap")?.oldest_gap(datacenter).await
     }
     async fn set_node(&self, node: &NodeRecord) -> Result<(), LedgerError> {
         self.here("set_node")?.set_node(node).await
