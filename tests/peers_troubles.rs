@@ -324,7 +324,7 @@ async fn which_objects_lag_and_why_is_listed() {
     explained("unknown there", "parked").await;
     explained("in the way", "past_the_proxy").await;
     explained("never stored", "unknown").await;
-    assert!(tx.repair().pause("tail", true));
+    tx.pause("tail", true).await;
     ma.serve("waits", 5, Http::Good(b"bytes".to_vec()));
     ma.put("waits", 5, 5, None).await;
     explained("waits", "pending").await;
