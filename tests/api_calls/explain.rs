@@ -78,6 +78,7 @@ async fn an_explanation_has_exactly_these_members() {
                 "domain": "photos",
                 "class": null,
                 "datacenters": ["ma01", "tx01"],
+                "lag_goal_seconds": 900,
                 "since": "1970-01-01T00:00:03.000000Z",
             },
             "tracker": { "fid": null, "problem": null },

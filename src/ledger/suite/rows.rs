@@ -66,20 +66,27 @@ pub(super) async fn gap_life(ledger: Arc<dyn Ledger>) {
     set(&gap("early", 51, 1)).await;
     assert_eq!(ledger.count_gaps(&here).await.unwrap(), 2);
 
-    let old = Gap {
-        since: Version(3),
-        ..gap("old", 60, 1)
+    let since = |name: &str, since, observed| Gap {
+        since: Version(since),
+        ..gap(name, observed, 1)
     };
-    set(&old).await;
-    assert_eq!(oldest().await, Some(Version(3)));
-    // Tried again, it is as old as before.
-    let again = Gap {
-        observed: Version(70),
-        attempts: 9,
-        ..old
-    };
-    set(&again).await;
-    assert_eq!(oldest().await, Some(Version(3)));
+    let oldest = async || ledger.oldest_gap(&there).await.unwrap();
+    for gap in [since("young", 7, 60), since("old", 3, 60)] {
+        ledger.set_gap(&there, &gap).await.unwrap();
+        // Tried again, it is as old as before.
+        let again = Gap {
+            observed: Version(70),
+            attempts: 9,
+            ..gap.clone()
+        };
+        ledger.set_gap(&there, &again).await.unwrap();
+        assert_eq!(oldest().await, Some(gap.since));
+    }
+    let (old, young) = (file("old"), file("young"));
+    ledger.clear_gap(&there, &old, Version(80)).await.unwrap();
+    assert_eq!(oldest().await, Some(Version(7)));
+    ledger.clear_gap(&there, &young, Version(80)).await.unwrap();
+    assert_eq!(oldest().await, None);
 }
 
 pub(super) async fn gaps_any_order(ledger: Arc<dyn Ledger>, mut rng: StdRng) {
