@@ -188,7 +188,7 @@ impl Three {
 
     /// File by file: the keys, bytes and classes that each tracker has, read past all proxies. How many there are.
     async fn compare(&self) -> usize {
-        let mut all: Vec<BTreeMap<Vec<u8>, (Vec<u8>, Vec<u8>)>> = Vec::new();
+        let mut all = Vec::new();
         for site in self.cluster.all() {
             all.push(with_classes(site).await);
         }
@@ -203,8 +203,11 @@ impl Three {
     }
 }
 
-/// What a tracker has: bytes and class by key.
-async fn with_classes(site: &Site) -> BTreeMap<Vec<u8>, (Vec<u8>, Vec<u8>)> {
+/// Bytes and class by key.
+type Files = BTreeMap<Vec<u8>, (Vec<u8>, Vec<u8>)>;
+
+/// What a tracker has.
+async fn with_classes(site: &Site) -> Files {
     let files = site.files(DOMAIN).await.expect("the tracker reads");
     let mut client = Mogile::connect(site.tracker).await.expect("it listens");
     let mut all = BTreeMap::new();
