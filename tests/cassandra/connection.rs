@@ -169,7 +169,7 @@ async fn mistakes_are_told_with_what_to_do() {
     let mut sites = prepared(cluster, keyspace).await;
     sites.ma01.start_node().await;
     serves_and_says(&mut sites.ma01, "stored before the paste", &old).await;
-    set_version("1").await;
+    set_version("2").await;
     opens(&mut sites.ma01, &good, &["stored before the paste"]).await;
     sites.ma01.node().terminate();
     assert_eq!(log(&sites.ma01).matches(&old).count(), 1, "told once");
