@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use crate::file::{Datacenter, Domain, NodeName};
 use crate::ledger::cassandra::schema::KEYSPACE;
+use crate::repair::budget::Limits;
 
 /// Everything that one process needs to know.
 #[derive(Clone, Debug)]
@@ -223,8 +224,10 @@ impl LedgerCompression {
 pub struct RepairConfig {
     /// `enabled`: true by default.
     pub enabled: bool,
-    /// `copies_at_once`: files copied at a time. 4 by default.
-    pub copies_at_once: usize,
+    /// What repair may take at most, until an operator says otherwise.
+    pub budget: Limits,
+    /// Where bytes come from.
+    pub sources: SourcesConfig,
     /// `create_domains`: whether domains and classes are made here as they are at the source. True by default.
     pub create_domains: bool,
     /// `scan_every`: from the end of a scan of all files to the next. A day by default.
@@ -244,6 +247,48 @@ pub struct RepairConfig {
     pub verify_rate: u32,
     /// `verify_most_missing`: per cent of the files looked at lately that may be missing or damaged before that is not believed. 5 by default.
     pub verify_most_missing: f64,
+}
+
+/// The keys of `[repair]` that tell where bytes come from.
+#[derive(Clone, Default, Debug)]
+pub struct SourcesConfig {
+    /// `prefer_sources`: datacenters, those that are to be asked first at the beginning. None by default: the nearest, as measured.
+    pub prefer: Vec<Datacenter>,
+    /// How long a storage node is waited for.
+    pub patience: Patience,
+    /// Where files go first that would outlast an upload. Nowhere by default: they are not copied.
+    pub spool: Option<SpoolConfig>,
+}
+
+/// A folder for files that would take longer than the hour that a tracker gives an upload.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SpoolConfig {
+    /// `spool_dir`: a folder of its own on a local disk.
+    pub dir: PathBuf,
+    /// `spool_size`: bytes that may lie there. 100 GiB by default.
+    pub size: u64,
+}
+
+/// How long a storage node is waited for. There is no limit to the whole of a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Patience {
+    /// `connect_timeout`: until it is reached. 5 s by default.
+    pub connect: Duration,
+    /// `first_byte_timeout`: from the request to its first byte. 20 s by default: a disk may have to be woken.
+    pub first_byte: Duration,
+    /// `stall_timeout`: in which nothing moves. 20 s by default: with the two before it, less than the minute after which the
+    /// other side of a copy gives up.
+    pub stall: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Patience {
+            connect: Duration::from_secs(5),
+            first_byte: Duration::from_secs(20),
+            stall: Duration::from_secs(20),
+        }
+    }
 }
 
 /// How verify looks at a file.

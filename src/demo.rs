@@ -24,12 +24,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{
     ApiConfig, Config, DatacenterConfig, JournalConfig, LedgerConfig, ProxyConfig, RepairConfig,
-    VerifyBy,
+    SourcesConfig, VerifyBy,
 };
 use crate::events::Events;
 use crate::file::{Datacenter, Domain};
 use crate::ledger::cassandra::CassandraLedger;
 use crate::node::Node;
+use crate::repair::budget::Limits;
 use crate::tracker::{Tracker, TrackerConfig};
 
 /// The domain that is there to be used.
@@ -196,7 +197,8 @@ fn config_of(dir: &Path, site: &Site, ledger: LedgerConfig) -> anyhow::Result<Co
         ledger,
         repair: RepairConfig {
             enabled: true,
-            copies_at_once: 4,
+            budget: Limits::default(),
+            sources: SourcesConfig::default(),
             create_domains: true,
             scan_every: SCAN_EVERY,
             retry_first: RETRY_FIRST,

@@ -25,7 +25,7 @@ use crate::journal::settle::Settler;
 use crate::journal::{Debts, Depth, Journal, Refused};
 use crate::ledger::cassandra::{CassandraLedger, OpenError};
 use crate::ledger::embedded::EmbeddedLedger;
-use crate::ledger::{Ledger, awaited};
+use crate::ledger::{Ledger, LedgerError, awaited};
 use crate::locks::KeyLocks;
 use crate::proxy::{Drained, Proxy};
 use crate::registration::Registration;
@@ -258,6 +258,17 @@ impl Vitals for Parts {
 
     fn doubt(&self) -> Option<Arc<Doubt>> {
         self.auditor.trust().doubt()
+    }
+
+    fn budget(&self) -> repair::budget::Standing {
+        self.repair.budget()
+    }
+
+    async fn set_budget(
+        &self,
+        setting: Option<repair::budget::Setting>,
+    ) -> Result<(), LedgerError> {
+        self.repair.set_budget(setting).await
     }
 
     async fn explain(&self, file: &FileName) -> Explanation {

@@ -150,6 +150,8 @@ fn the_good_file_names_every_key_and_the_defaults() {
         "proxy.threads",
         "journal.path",
         "ledger.path",
+        "repair.spool_dir",
+        "repair.spool_size",
     ];
     for (section, keys) in good.as_object().unwrap() {
         for (key, value) in keys.as_object().unwrap() {

@@ -373,7 +373,7 @@ async fn what_needs_no_copy_does_not_wait_for_those_that_do() {
     let ma = Played::new("ma01", &ledger).await;
     let mut tx = Site::new("tx01", home.path(), &ledger).await;
     let mut config = repair_config();
-    config.copies_at_once = 1;
+    config.budget.copies_at_once = 1;
     tx.start(Some(config));
     put(&ma, "goes", 1).await;
     tx.comes("goes", b"goes").await;

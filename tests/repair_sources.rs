@@ -9,6 +9,7 @@ use std::time::Duration;
 use md5::{Digest, Md5};
 use phylactery::file::{Checksum, Held, Replica};
 use phylactery::ledger::{FileWrite, Ledger, Placement, Strength};
+use phylactery::repair::status::BreakerState;
 use phylactery::version::{Version, wall_clock};
 use repair_sites::{
     Flaky, Http, Played, Site, any_port, bytes, dc, fid_path, file, played_and_real, repair_config,
@@ -204,8 +205,298 @@ async fn a_dead_storage_node_is_left_for_the_next_path_and_the_next_datacenter()
     ma.write("k", &revision, 11).await;
     ma.change("k", revision.version).await;
     tx.comes("k", b"bytes").await;
-    assert_eq!(ma.gets().len(), 3, "{:?}", ma.gets());
+    // The first path gave something, and was asked for the rest before the next one was.
+    assert_eq!(ma.gets_from(), [0, 2, 2, 2], "{:?}", ma.gets());
     assert_eq!(or.gets(), [fid_path(77)]);
+    assert_eq!(or.gets_from(), [2]);
+}
+
+/// A file that ma01 and or01 have, and tx01 should have.
+async fn in_two(ma: &Played, or: &Played, key: &str, size: usize, checksum: Option<Checksum>) {
+    let revision = ma.revision(wall_clock(), 5, size as u64, checksum);
+    let held = Held {
+        content: revision.content().unwrap().clone(),
+        fid: phylactery::file::Fid(77),
+        class: phylactery::file::Class::default_class(),
+        claimed: false,
+        checked: None,
+    };
+    let replica = Replica {
+        since: wall_clock(),
+        held: Some(held),
+    };
+    let write = FileWrite {
+        replica: Some((or.name.clone(), replica)),
+        ..FileWrite::default()
+    };
+    ma.ledger
+        .write(&file(key), &write, Strength::Local)
+        .await
+        .unwrap();
+    // Last, so that a scan finds no half of it.
+    ma.write(key, &revision, 5).await;
+    ma.change(key, revision.version).await;
+}
+
+/// Two that are played, ma01 and or01, and tx01, which asks ma01 first.
+async fn two_and_real() -> (tempfile::TempDir, Played, Played, Site) {
+    let home = tempfile::tempdir().unwrap();
+    let ledger = Flaky::open(home.path());
+    let ma = Played::new("ma01", &ledger).await;
+    let or = Played::new("or01", &ledger).await;
+    let mut config = repair_config();
+    config.sources.prefer = vec![dc("ma01"), dc("or01")];
+    config.sources.patience.stall = Duration::from_millis(500);
+    config.sources.patience.first_byte = Duration::from_millis(500);
+    let mut tx = Site::new("tx01", home.path(), &ledger).await;
+    tx.start(Some(config));
+    (home, ma, or, tx)
+}
+
+impl Site {
+    /// The fid that the next upload gets.
+    async fn next_fid(&self) -> u64 {
+        self.upload("a look", None, b"").await.0 + 1
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_breaks_is_resumed_where_it_broke_while_the_upload_stays_open() {
+    let (_home, _ledger, ma, tx) = played_and_real().await;
+    // It gets on, so it is asked as often as it takes.
+    let body = bytes(1, 10 << 20);
+    let next = tx.next_fid().await;
+    ma.serve("k", 5, Http::Breaks(body.clone(), 3 << 20));
+    ma.put("k", 5, body.len() as u64, md5(&body)).await;
+    assert_eq!(tx.comes("k", &body).await, next, "more than one upload");
+    assert_eq!(ma.gets_from(), [0, 3 << 20, 6 << 20, 9 << 20]);
+    // One that does not get on is not asked for ever.
+    ma.serve("stuck", 6, Http::Breaks(body.clone(), 10));
+    ma.put("stuck", 6, body.len() as u64, None).await;
+    tx.parks("stuck", "ended after 20 of 10485760 bytes").await;
+    assert_eq!(ma.gets_from()[4..6], [0, 10]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_datacenter_goes_on_where_one_broke_or_hangs() {
+    let (_home, ma, or, tx) = two_and_real().await;
+    let body = bytes(3, 100_000);
+    let end = tokio_util::sync::CancellationToken::new();
+    or.serve("breaks", 77, Http::Breaks(body.clone(), usize::MAX));
+    ma.serve(
+        "breaks",
+        5,
+        raw("Content-Length: 100000\r\n", &body[..60_000]),
+    );
+    let next = tx.next_fid().await;
+    in_two(&ma, &or, "breaks", body.len(), md5(&body)).await;
+    assert_eq!(
+        tx.comes("breaks", &body).await,
+        next,
+        "more than one upload"
+    );
+    assert_eq!(or.gets_from(), [60_000]);
+
+    let ones = [1; 5000];
+    ma.serve("hangs", 5, Http::Hang(5000, end.clone()));
+    or.serve("hangs", 77, Http::Breaks(ones.to_vec(), usize::MAX));
+    in_two(&ma, &or, "hangs", ones.len(), md5(&ones)).await;
+    assert_eq!(
+        tx.comes("hangs", &ones).await,
+        next + 1,
+        "more than one upload"
+    );
+    assert_eq!(or.gets_from(), [60_000, 1]);
+    end.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_cannot_begin_in_the_middle_is_compared_with_what_came_before() {
+    let (_home, ma, or, tx) = two_and_real().await;
+    let body = bytes(4, 100_000);
+    let half = raw("Content-Length: 100000\r\n", &body[..50_000]);
+    // The whole, from its beginning.
+    ma.serve("same", 5, half.clone());
+    or.serve("same", 77, Http::Good(body.clone()));
+    in_two(&ma, &or, "same", body.len(), md5(&body)).await;
+    tx.comes("same", &body).await;
+    assert_eq!(or.gets_from(), [50_000]);
+    // Others.
+    ma.serve("others", 5, half);
+    or.serve("others", 77, Http::Good(bytes(5, 100_000)));
+    in_two(&ma, &or, "others", body.len(), md5(&body)).await;
+    let gap = tx.parks("others", "or01").await;
+    let why = "its first 50000 bytes are not those that came from elsewhere";
+    assert!(gap.last_error.contains(why), "{gap:?}");
+    // A range that was not asked for.
+    let lie = "HTTP/1.0 206 Partial\r\nContent-Range: bytes 0-49999/100000\r\n\r\n";
+    or.body(77, Http::Raw(lie.as_bytes().to_vec()));
+    tx.parks("others", "answered with the range \"bytes 0-49999/100000\"")
+        .await;
+    or.body(77, Http::Breaks(body.clone(), usize::MAX));
+    tx.comes("others", &body).await;
+    tx.no_gaps().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_several_gave_is_believed_by_its_digest_only() {
+    let (_home, ma, or, tx) = two_and_real().await;
+    let (body, wrong) = (bytes(6, 100_000), bytes(7, 100_000));
+    // The first half is a lie, and the whole is wrong: or01 gives all of it.
+    ma.serve(
+        "wrong",
+        5,
+        raw("Content-Length: 100000\r\n", &wrong[..50_000]),
+    );
+    or.serve("wrong", 77, Http::Breaks(body.clone(), usize::MAX));
+    in_two(&ma, &or, "wrong", body.len(), md5(&body)).await;
+    tx.comes("wrong", &body).await;
+    assert_eq!(or.gets_from(), [50_000, 0]);
+    // Nobody knows the digest: all of it is from one.
+    ma.serve(
+        "unknown",
+        5,
+        raw("Content-Length: 100000\r\n", &wrong[..50_000]),
+    );
+    or.serve("unknown", 77, Http::Breaks(body.clone(), usize::MAX));
+    in_two(&ma, &or, "unknown", body.len(), None).await;
+    tx.comes("unknown", &body).await;
+    assert_eq!(or.gets_from(), [50_000, 0, 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endless_body_is_read_no_further_than_it_should_be() {
+    let (_home, _ledger, ma, tx) = played_and_real().await;
+    ma.serve("endless", 5, Http::Endless);
+    ma.put("endless", 5, 1000, None).await;
+    tx.parks("endless", "has more than the 1000 bytes").await;
+    // What lies in buffers on the way, for a try or a few.
+    assert!(ma.sent() < 64 << 20, "{}", ma.sent());
+    ma.body(5, Http::Good(vec![7; 1000]));
+    tx.comes("endless", &[7; 1000]).await;
+    let sent = ma.sent();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(ma.sent(), sent, "somebody reads on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_of_a_source_leaves_nothing_failed() {
+    let (_home, _ledger, ma, tx) = played_and_real().await;
+    let source = async || {
+        let sources = tx.repair().status().sources;
+        sources
+            .into_iter()
+            .find(|source| source.datacenter == ma.name)
+    };
+    ma.set_away(true);
+    for n in 0..40 {
+        let key = format!("k{n}");
+        ma.serve(&key, 10 + n, Http::Good(key.as_bytes().to_vec()));
+        ma.put(&key, 10 + n, key.len() as u64, None).await;
+    }
+    ma.passed_by(&tx).await;
+    // It is left alone, and every file says so.
+    until("the breaker opens", async || {
+        let source = source().await;
+        let open = source.as_ref().is_some_and(|source| {
+            source.state == BreakerState::Open
+                && source.failures >= 5
+                && source.last_error.is_some()
+        });
+        open.then_some(()).ok_or(format!("{source:?}"))
+    })
+    .await;
+    tx.parks("k7", "its tracker is left alone for").await;
+    assert_eq!(tx.repair().status().copies_in_flight, 0);
+    assert_eq!(tx.ledger.count_gaps(&tx.name).await.unwrap(), 40);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let asked = source().await.unwrap().failures;
+    assert!(asked < 30, "it is not left alone: asked {asked} times");
+
+    ma.set_away(false);
+    for n in 0..40 {
+        let key = format!("k{n}");
+        tx.comes(&key, key.as_bytes()).await;
+    }
+    tx.no_gaps().await;
+    let source = source().await.unwrap();
+    assert_eq!(source.state, BreakerState::Closed, "{source:?}");
+    assert_eq!((source.files, source.hosts.len()), (40, 1), "{source:?}");
+    assert!(
+        source
+            .first_byte_seconds
+            .is_some_and(|seconds| seconds > 0.0)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn poison_that_nobody_can_give_is_parked_and_the_rest_goes_on() {
+    let (_home, ma, or, tx) = two_and_real().await;
+    for n in 0..30 {
+        let (key, fid) = (format!("k{n}"), 100 + n);
+        if n % 3 == 0 {
+            ma.serve(&key, fid, Http::Good(b"others".to_vec()));
+            ma.put(&key, fid, 5, None).await;
+        } else {
+            ma.serve(&key, fid, Http::Good(b"bytes".to_vec()));
+            ma.put(&key, fid, 5, None).await;
+        }
+    }
+    ma.passed_by(&tx).await;
+    for n in 0..30 {
+        let key = format!("k{n}");
+        match n % 3 {
+            0 => {
+                let gap = tx.parks(&key, "ma01").await;
+                assert!(
+                    gap.last_error.contains("has 6 bytes where 5 are expected"),
+                    "{gap:?}"
+                );
+            }
+            _ => {
+                tx.comes(&key, b"bytes").await;
+            }
+        }
+    }
+    // It lies about some files: that is no reason to leave it alone.
+    let sources = tx.repair().status().sources;
+    assert!(
+        sources
+            .iter()
+            .all(|source| source.state == BreakerState::Closed),
+        "{sources:?}"
+    );
+    assert!(or.gets().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_source_gives_counts_by_name_in_its_status() {
+    let (_home, ma, or, tx) = two_and_real().await;
+    let body = bytes(8, 2 << 20);
+    ma.serve("k", 5, Http::Good(bytes(9, 2 << 20)));
+    or.serve("k", 77, Http::Good(body.clone()));
+    in_two(&ma, &or, "k", body.len(), md5(&body)).await;
+    tx.comes("k", &body).await;
+    let sources = tx.repair().status().sources;
+    let names: Vec<_> = sources
+        .iter()
+        .map(|source| source.datacenter.as_str())
+        .collect();
+    assert_eq!(names, ["ma01", "or01"]);
+    let [ma_told, or_told] = &sources[..] else {
+        panic!("{sources:?}")
+    };
+    assert_eq!((ma_told.files, ma_told.failures), (0, 1));
+    let why = &ma_told.last_error.as_ref().unwrap().error;
+    assert!(
+        why.contains(&ma.url(5)) && why.contains("is expected"),
+        "{why}"
+    );
+    assert_eq!(
+        (or_told.files, or_told.failures, or_told.bytes),
+        (1, 0, 2 << 20)
+    );
+    assert!(or_told.bytes_per_second.is_some_and(|rate| rate > 1000.0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

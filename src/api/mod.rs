@@ -11,6 +11,7 @@
 //! | `GET /v1/gaps` | what did not work at once here, most urgent first |
 //! | `GET`, `PUT`, `DELETE /v1/placements/…` | where files are due, as an operator has said; see `placements` |
 //! | `/v1/repair…` | what repair's workers are doing, and may do; see `workers` |
+//! | `GET`, `PUT`, `DELETE /v1/repair/budget` | what repair may take; see `budget` |
 //! | `POST /v1/doubt/accept` | a person accepts the doubt of this `id`; see [`crate::trust`] |
 //! | `/file/…` | [`bare_fids`] |
 //!
@@ -20,6 +21,7 @@
 //! Never here: changing a file at a tracker. Killed in the middle: nothing is kept here but leases of a minute, and a count that is made anew.
 
 pub mod bare_fids;
+mod budget;
 mod doubt;
 mod explain;
 mod files;
@@ -85,7 +87,7 @@ pub struct Context {
 }
 
 /// What the other parts of this process say of themselves. From memory: nothing here waits, but for [`Self::accept`],
-/// [`Self::change_worker`] and [`Self::explain`].
+/// [`Self::change_worker`], [`Self::set_budget`] and [`Self::explain`].
 #[async_trait]
 pub trait Vitals: Send + Sync + 'static {
     /// How full the journal is.
@@ -104,6 +106,11 @@ pub trait Vitals: Send + Sync + 'static {
     fn unheard(&self) -> Option<String>;
     /// What ledger and journal disagree about, if they do.
     fn doubt(&self) -> Option<Arc<Doubt>>;
+    /// What repair may take.
+    fn budget(&self) -> repair::budget::Standing;
+    /// Sets some limits of it; `None` takes back all that was set. An error: it holds now, but the ledger does not keep it.
+    async fn set_budget(&self, setting: Option<repair::budget::Setting>)
+    -> Result<(), LedgerError>;
     /// Why a file is here, or is not.
     async fn explain(&self, file: &FileName) -> Explanation;
     /// What a worker of repair may do is changed, and kept.
@@ -167,6 +174,10 @@ pub fn router(context: Context) -> Router {
         .route("/v1/files/{domain}/{*key}", get(files::file))
         .route("/v1/explain/{domain}/{*key}", get(explain::explain))
         .route("/v1/gaps", get(files::gaps))
+        .route(
+            "/v1/repair/budget",
+            get(budget::show).put(budget::set).delete(budget::reset),
+        )
         .route("/v1/placements", get(placements::all))
         .route(
             "/v1/placements/{*of}",

@@ -1,5 +1,6 @@
 //! `phylactery status`, `accept`, `file show`, `explain`, `gaps`, `placement` and `repair`: they ask the HTTP API, and know nothing that it does not say.
 
+pub(super) mod budget;
 pub(super) mod placement;
 pub(super) mod repair;
 mod show;

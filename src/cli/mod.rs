@@ -40,7 +40,8 @@ pub use failure::Failure;
           phylactery file show photos 2026/cat.jpg\n  \
           phylactery explain photos 2026/cat.jpg\n  \
           phylactery gaps --json | jq '.gaps[].key'\n  \
-          phylactery placement set photos:raw ma01,tx01\n\n\
+          phylactery placement set photos:raw ma01,tx01\n  \
+          phylactery repair budget set --bytes-per-second 50MB\n\n\
         Exit status:\n  \
           0   done\n  \
           1   failed, for the reason told\n  \

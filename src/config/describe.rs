@@ -6,11 +6,14 @@ use serde_json::{Value, json};
 
 use super::values::in_bytes;
 use super::{CassandraConfig, Config, LedgerConfig, PASSWORD_VARIABLE};
+use crate::repair::budget::Limits;
 
 impl Config {
     /// Every setting by the name that it has in the file, defaults included.
     pub fn to_json(&self) -> Value {
         let time = |span| humantime::format_duration(span).to_string();
+        let limit = |limit: Option<u64>| limit.map_or(json!("unlimited"), |limit| json!(limit));
+        let (budget, sources) = (&self.repair.budget, &self.repair.sources);
         let ledger = match &self.ledger {
             LedgerConfig::Embedded { path } => json!({ "kind": "embedded", "path": path }),
             LedgerConfig::Cassandra(cassandra) => json!({
@@ -57,7 +60,17 @@ impl Config {
             "ledger": ledger,
             "repair": {
                 "enabled": self.repair.enabled,
-                "copies_at_once": self.repair.copies_at_once,
+                "copies_at_once": budget.copies_at_once,
+                "copies_per_source": limit(budget.copies_per_source),
+                "bytes_per_second": limit(budget.bytes_per_second),
+                "bytes_per_source": limit(budget.bytes_per_source),
+                "files_per_second": limit(budget.files_per_second),
+                "prefer_sources": sources.prefer,
+                "connect_timeout": time(sources.patience.connect),
+                "first_byte_timeout": time(sources.patience.first_byte),
+                "stall_timeout": time(sources.patience.stall),
+                "spool_dir": sources.spool.as_ref().map(|spool| &spool.dir),
+                "spool_size": sources.spool.as_ref().map(|spool| spool.size),
                 "create_domains": self.repair.create_domains,
                 "scan_every": time(self.repair.scan_every),
                 "retry_first": time(self.repair.retry_first),
@@ -126,8 +139,8 @@ impl fmt::Display for Config {
             "repair",
             match repair.enabled {
                 true => format!(
-                    "{} copies at once, a scan of all files every {}",
-                    repair.copies_at_once,
+                    "{}, a scan of all files every {}",
+                    budget(&repair.budget),
                     time(repair.scan_every)
                 ),
                 false => "off: nothing is brought here".to_owned(),
@@ -146,6 +159,31 @@ impl fmt::Display for Config {
         }
         line("api", format!("http://{}", self.api.listen))
     }
+}
+
+/// What repair may take, where it is limited.
+fn budget(limits: &Limits) -> String {
+    let Limits {
+        bytes_per_second,
+        bytes_per_source,
+        files_per_second,
+        copies_at_once,
+        copies_per_source,
+    } = limits;
+    let mut text = format!("{copies_at_once} copies at once");
+    if let Some(copies) = copies_per_source {
+        text += &format!(" ({copies} from one datacenter)");
+    }
+    if let Some(bytes) = bytes_per_second {
+        text += &format!(", {} a second", in_bytes(*bytes));
+    }
+    if let Some(bytes) = bytes_per_source {
+        text += &format!(", {} a second from one datacenter", in_bytes(*bytes));
+    }
+    if let Some(files) = files_per_second {
+        text += &format!(", {files} files a second");
+    }
+    text
 }
 
 /// Where the cluster is, and how we come to it. Whether there is a password is not looked at here.

@@ -12,13 +12,14 @@ use super::mistake::{Mistake, Mistakes};
 use super::reader::{Reader, Section};
 use super::values::{
     address, boolean, command, count, duration, host_and_port, list, name, named, one_or_more,
-    or_never, path, percent, size, text,
+    or_never, or_unlimited, path, percent, size, text,
 };
 use super::{
-    ApiConfig, Config, DatacenterConfig, JournalConfig, LedgerConfig, ProxyConfig, RepairConfig,
-    VerifyBy,
+    ApiConfig, Config, DatacenterConfig, JournalConfig, LedgerConfig, Patience, ProxyConfig,
+    RepairConfig, SourcesConfig, SpoolConfig, VerifyBy,
 };
-use crate::file::{Domain, NodeName};
+use crate::file::{Datacenter, Domain, NodeName};
+use crate::repair::budget::{LEAST_BYTES, Limits, MOST_BYTES, MOST_COPIES, MOST_FILES};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -84,7 +85,7 @@ fn read(reader: &Reader, folder: &Path) -> Option<Config> {
     let proxy = proxy(&sections.proxy);
     let journal = journal(&sections.journal, folder);
     let ledger = ledger(&sections.ledger, folder);
-    let repair = repair(&sections.repair);
+    let repair = repair(&sections.repair, folder);
     let api = api(&sections.api);
 
     if let Some(proxy) = &proxy
@@ -206,10 +207,11 @@ fn journal(section: &Section<'_>, folder: &Path) -> Option<JournalConfig> {
     })
 }
 
-fn repair(section: &Section<'_>) -> RepairConfig {
+fn repair(section: &Section<'_>, folder: &Path) -> RepairConfig {
     let config = RepairConfig {
         enabled: section.or("enabled", boolean, true),
-        copies_at_once: section.or("copies_at_once", count(1..=1024), 4),
+        budget: budget(section),
+        sources: sources(section, folder),
         create_domains: section.or("create_domains", boolean, true),
         scan_every: section.or("scan_every", duration(SECOND..=30 * DAY), DAY),
         retry_first: section.or("retry_first", duration(MILLISECOND..=DAY), 2 * SECOND),
@@ -240,6 +242,55 @@ fn repair(section: &Section<'_>) -> RepairConfig {
         );
     }
     config
+}
+
+fn budget(section: &Section<'_>) -> Limits {
+    let copies = || whole(1..=MOST_COPIES as usize);
+    let bytes = || or_unlimited(size(LEAST_BYTES..=MOST_BYTES));
+    let defaults = Limits::default();
+    Limits {
+        copies_at_once: section.or("copies_at_once", copies(), defaults.copies_at_once),
+        copies_per_source: section.or("copies_per_source", or_unlimited(copies()), None),
+        bytes_per_second: section.or("bytes_per_second", bytes(), None),
+        bytes_per_source: section.or("bytes_per_source", bytes(), None),
+        files_per_second: section.or(
+            "files_per_second",
+            or_unlimited(whole(1..=MOST_FILES as usize)),
+            None,
+        ),
+    }
+}
+
+fn sources(section: &Section<'_>, folder: &Path) -> SourcesConfig {
+    let dir = section.optional("spool_dir", path(folder));
+    let spool_size = section.or("spool_size", size(MIB..=1024 * TIB), 100 * GIB);
+    if let Some(dir) = &dir
+        && dir.exists()
+        && !dir.is_dir()
+    {
+        section.contradiction("spool_dir", "a file".to_owned(), "the spool needs a folder");
+    }
+    let time = || duration(MILLISECOND..=10 * MINUTE);
+    let patience = Patience::default();
+    SourcesConfig {
+        prefer: section.or("prefer_sources", list(name::<Datacenter>), Vec::new()),
+        patience: Patience {
+            connect: section.or("connect_timeout", time(), patience.connect),
+            first_byte: section.or("first_byte_timeout", time(), patience.first_byte),
+            stall: section.or("stall_timeout", time(), patience.stall),
+        },
+        spool: dir.map(|dir| SpoolConfig {
+            dir,
+            size: spool_size,
+        }),
+    }
+}
+
+fn whole(
+    range: std::ops::RangeInclusive<usize>,
+) -> impl Fn(&super::reader::Spot<'_>) -> Option<u64> {
+    let parse = count(range);
+    move |spot| parse(spot).map(|count| count as u64)
 }
 
 /// So many in a second.

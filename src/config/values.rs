@@ -140,6 +140,16 @@ pub(super) fn or_never(
     }
 }
 
+/// A limit, or `"unlimited"`.
+pub(super) fn or_unlimited<T>(
+    parse: impl Fn(&Spot<'_>) -> Option<T>,
+) -> impl Fn(&Spot<'_>) -> Option<Option<T>> {
+    move |spot| match spot.value.as_str() {
+        Some("unlimited") => Some(None),
+        _ => parse(spot).map(Some),
+    }
+}
+
 /// A share of a hundred, as text with its sign.
 pub(super) fn percent(spot: &Spot<'_>) -> Option<f64> {
     let digits = |text: &str| text.trim().strip_suffix('%')?.trim().parse::<f64>().ok();

@@ -1,38 +1,39 @@
 //! Copying: the bytes of one content from a datacenter that has them into the local tracker.
 //!
 //! Always true: what is closed here has the size that the head names, and its MD5 where one is known; it came from the
-//! very fid that the source's replica names; it is closed under the key's lock, with nothing newer about.
-//! Never here: a whole file in memory; a URL that the source's registry entry does not allow; a replica
+//! very fid that the source's replica names; it is closed under the key's lock, with nothing newer about. An upload that the tracker would
+//! reap before its bytes are there is not begun, or given up as soon as that shows.
+//! Never here: a whole file in memory; a replica
 //! that only an outsider has claimed, or that is known to be damaged.
 //! Killed in the middle: an upload that is not closed is reaped by the tracker after an hour; a closing has its intent.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use bytes::Bytes;
+use md5::{Digest, Md5};
 use mogilefs_protocol::client::{ClassSettings, CreateClose, CreateOpen, Destination, Opened};
-use reqwest::Url;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
 
 use crate::events::What;
 use crate::failpoint::{self, pass};
-use crate::file::{
-    Checksum, Class, Content, Datacenter, Domain, Fid, FileName, Held, Put, Revision,
-};
+use crate::file::{Checksum, Class, Content, Datacenter, Domain, Fid, Held, Put, Revision};
 use crate::journal::{By, Details, Mutation};
 use crate::ledger::FileRecord;
 use crate::trackers::TrackerError;
 use crate::version::wall_clock;
 
 use super::apply::{Wanted, settle};
-use super::fetch::{self, FetchError, Refused};
+use super::fetch::FetchError;
 use super::reconcile::{Did, NotDone, Reconciler, View};
-use super::registry::{Known, Reading};
+use super::registry::Reading;
+use super::spool::{Spool, SpoolError};
+use super::supply::{Means, NO_SOURCE, Nobody, Source, Supply, Unfilled, Until, send};
 
-/// A copy ends before the tracker reaps its upload, which it does after an hour.
-pub(super) const WHOLE_COPY: Duration = Duration::from_secs(50 * 60);
-
-/// Paths asked of a source: as many as a file is likely to have copies.
-const PATHS: u32 = 8;
+/// The tracker reaps an upload that is open for so long.
+const REAPED: Duration = Duration::from_secs(60 * 60);
 
 /// Local destinations that may fail before a copy does.
 const DESTINATIONS: usize = 3;
@@ -40,14 +41,23 @@ const DESTINATIONS: usize = 3;
 /// How long a file waits for its turn. One that waits longer is parked: it must not stand in the way of what needs no copy.
 const TURN: Duration = Duration::from_secs(15);
 
-/// How the last error of a gap begins that was left because nobody gave the bytes.
-pub(super) const NO_SOURCE: &str = "no datacenter gives these bytes: ";
+/// After the last byte a storage node may take longer: it writes to its disk what it had in memory.
+const LAST_ANSWER: Duration = Duration::from_secs(120);
 
-/// Somewhere that the bytes can be had from.
-struct Source {
-    known: Known,
-    file: FileName,
-    fid: Fid,
+/// Chunks between reading and writing: enough that neither waits for the other all the time.
+const CHUNKS: usize = 4;
+
+/// How long an upload may be filled: it is closed well before the tracker reaps it. In a test the hour may be shorter.
+pub(super) fn whole_copy() -> Duration {
+    let reaped = || {
+        fail::fail_point!("copy::reaped_after_seconds", |seconds| Duration::from_secs(
+            seconds
+                .and_then(|seconds| seconds.parse().ok())
+                .unwrap_or(1)
+        ));
+        REAPED
+    };
+    reaped() / 6 * 5
 }
 
 /// An upload that is open in the local tracker.
@@ -73,16 +83,13 @@ impl Reconciler {
         from: Option<&View>,
     ) -> Result<Did, NotDone> {
         let waited_since = Instant::now();
-        let turn = tokio::time::timeout(TURN, self.copies.acquire()).await;
-        let _one_of = match turn {
-            Ok(Ok(turn)) => turn,
-            Ok(Err(_closed)) => return Err(NotDone::Later("repair is stopping".into())),
-            Err(_elapsed) => {
-                let all = self.config.copies_at_once;
-                return Err(NotDone::Crowded(format!(
-                    "{all} other copies are being made (repair.copies_at_once)"
-                )));
-            }
+        let turn = async {
+            let place = self.budget.take_copy().await;
+            self.budget.take_file().await;
+            place
+        };
+        let Ok(_one_of) = timeout(TURN, turn).await else {
+            return Err(NotDone::Crowded(self.crowd()));
         };
         if waited_since.elapsed() > Duration::from_secs(1) {
             // What was read is old by now.
@@ -96,13 +103,17 @@ impl Reconciler {
             }
         }
         let _counted = self.figures.begin();
-        let copy = tokio::time::timeout(WHOLE_COPY, self.copy_now(view, head, put, from));
-        copy.await.unwrap_or_else(|_elapsed| {
-            Err(NotDone::Failed(format!(
-                "not copied within {} minutes; the tracker would give up the upload",
-                WHOLE_COPY.as_secs() / 60
-            )))
-        })
+        self.copy_now(view, head, put, from).await
+    }
+
+    fn crowd(&self) -> String {
+        let limits = self.budget.limits();
+        let begun = match limits.files_per_second {
+            Some(rate) => format!(", of which {rate} a second may be begun (files_per_second)"),
+            None => String::new(),
+        };
+        let all = limits.copies_at_once;
+        format!("{all} other copies are being made (copies_at_once){begun}")
     }
 
     async fn copy_now(
@@ -125,25 +136,141 @@ impl Reconciler {
             )));
         }
         let class = self.class_of(view, put);
-        let mut missed = Missed::default();
-        for source in &sources {
-            if let Some(stored) = self
-                .copy_from(source, view, put, class.as_ref(), &mut missed)
-                .await?
-            {
-                return self.close(view, head, put, class, source, stored).await;
+        let means = Means {
+            fetcher: &self.fetcher,
+            sources: &self.sources,
+            budget: &self.budget,
+            figures: &self.figures,
+        };
+        let mut supply = Supply::new(means, put, view.record.checksum().cloned(), sources);
+        let mut bad_devices = BTreeSet::new();
+        let class = class.as_ref();
+        while let Some(source) = supply.open().await {
+            if let Some(rate) = self.would_outlast(&source, put.size) {
+                supply.is_too_slow(rate, whole_copy());
+                continue;
+            }
+            let stored = self
+                .store(&mut supply, view, put, class, &bad_devices)
+                .await;
+            match stored {
+                Ok(stored) => {
+                    let source = supply.giver().cloned().unwrap_or(source);
+                    return self.close(view, head, put, class, source, stored).await;
+                }
+                Err(StoreError::Source) => supply.restart(),
+                Err(StoreError::Destination(error, devid)) => {
+                    no_longer(&mut bad_devices, devid, &error)?;
+                    supply.rewind();
+                }
+                Err(StoreError::NotDone(why)) => return Err(why),
             }
         }
-        let why = missed.whys.join("; ");
-        // Where a source has gone on, the ledger is about to say so too.
-        Err(if missed.moved_on {
-            NotDone::Later(why)
-        } else {
-            NotDone::Failed(format!("{NO_SOURCE}{why}"))
-        })
+        match &self.spool {
+            Some(spool) if supply.was_too_slow() => {
+                let (source, stored) = self.store_by_spool(spool, supply, view, put, class).await?;
+                self.close(view, head, put, class, source, stored).await
+            }
+            Some(_) | None => Err(supply.not_done()),
+        }
     }
 
-    /// Where the bytes can be had, the nearest first: from another key here, from the origin, from the rest.
+    /// What would outlast an upload: into the spool, however long that takes, and from there into one.
+    async fn store_by_spool(
+        &self,
+        spool: &Spool,
+        mut supply: Supply<'_>,
+        view: &View,
+        put: &Put,
+        class: Option<&Class>,
+    ) -> Result<(Datacenter, Stored), NotDone> {
+        let mut spooled = match spool.claim(&put.content, put.size).await {
+            Ok(spooled) => spooled,
+            Err(why @ (SpoolError::Claimed | SpoolError::Full { .. })) => {
+                return Err(NotDone::Crowded(why.to_string()));
+            }
+            Err(why) => return Err(NotDone::Failed(why.to_string())),
+        };
+        let path = spooled.path.display().to_string();
+        let disk = |why: std::io::Error| NotDone::Failed(format!("the spool {path}: {why}"));
+        let (given, digest) = spooled.there(put.size).await.map_err(disk)?;
+        if supply.has_digest() {
+            supply.ask_all_behind(given, digest);
+        } else {
+            // Nobody knows who gave it.
+            spooled.clear().await.map_err(disk)?;
+            supply.ask_all_behind(0, Md5::new());
+        }
+        let checksum = loop {
+            match supply.next().await {
+                Ok(Some(chunk)) => spooled.write(&chunk).await.map_err(disk)?,
+                Ok(None) => match supply.checksum() {
+                    Some(checksum) => break checksum,
+                    None => {
+                        supply.restart();
+                        spooled.clear().await.map_err(disk)?;
+                    }
+                },
+                // What is there the next try goes on with.
+                Err(Nobody) if supply.has_digest() || supply.is_at_its_beginning() => {
+                    return Err(supply.not_done());
+                }
+                Err(Nobody) => {
+                    supply.restart();
+                    spooled.clear().await.map_err(disk)?;
+                }
+            }
+        };
+        let source = supply
+            .giver()
+            .cloned()
+            .unwrap_or(put.content.origin.clone());
+        let mut bad_devices = BTreeSet::new();
+        loop {
+            let upload = self.open_upload(view, put, class, &bad_devices).await?;
+            spooled.rewind().await.map_err(disk)?;
+            let mut read = Md5::new();
+            let stored = self
+                .transfer(&upload, put.size, async |chunks| {
+                    while let Ok(Some(part)) = spooled.read().await {
+                        read.update(&part);
+                        send(&chunks, part, self.fetcher.patience.stall).await?;
+                    }
+                    Ok(())
+                })
+                .await;
+            match stored {
+                Ok(()) if Checksum::md5(&read.finalize()) == checksum => {
+                    spooled.remove().await;
+                    return Ok((source, Stored { upload, checksum }));
+                }
+                Ok(()) | Err(StoreError::Source) => {
+                    self.give_up(&view.file.domain, &upload).await;
+                    spooled.remove().await;
+                    return Err(NotDone::Failed(format!(
+                        "what was read into the spool is not there any more as it was: {path}"
+                    )));
+                }
+                Err(StoreError::NotDone(why)) => return Err(why),
+                Err(StoreError::Destination(error, devid)) => {
+                    self.give_up(&view.file.domain, &upload).await;
+                    no_longer(&mut bad_devices, devid, &error)?;
+                }
+            }
+        }
+    }
+
+    /// The rate at which a copy from there would take too long for an upload, as far as can be told: by what was measured lately, and by
+    /// what the budget allows at best.
+    fn would_outlast(&self, source: &Datacenter, size: u64) -> Option<f64> {
+        let limits = self.budget.limits();
+        let allowed = [limits.bytes_per_second, limits.bytes_per_source];
+        let allowed = allowed.into_iter().flatten().map(|rate| rate as f64);
+        let rate = allowed.chain(self.sources.rate(source)).reduce(f64::min)?;
+        (size as f64 / rate > whole_copy().as_secs_f64()).then_some(rate)
+    }
+
+    /// Where the bytes can be had: from another key here, then from other datacenters in their order ([`super::sources`]).
     fn sources(
         &self,
         registry: &Reading,
@@ -176,8 +303,10 @@ impl Reconciler {
         if let (Some(from), Some(held)) = (from, elsewhere.get(&self.datacenter)) {
             add(from, &self.datacenter, held);
         }
-        let order =
-            |datacenter: &&Datacenter| (**datacenter != put.content.origin, (*datacenter).clone());
+        let order = |datacenter: &&Datacenter| {
+            let rank = self.sources.rank(datacenter, &put.content.origin);
+            (rank, (*datacenter).clone())
+        };
         for (view, holders) in [(Some(view), &there), (from, &elsewhere)] {
             let Some(view) = view else { continue };
             let mut datacenters: Vec<&Datacenter> = holders
@@ -209,116 +338,105 @@ impl Reconciler {
             .or_else(|| holder(&put.content))
     }
 
-    /// Tries all paths of one source. `None`, and why, if none of them has the bytes.
-    async fn copy_from(
-        &self,
-        source: &Source,
-        view: &View,
-        put: &Put,
-        class: Option<&Class>,
-        missed: &mut Missed,
-    ) -> Result<Option<Stored>, NotDone> {
-        let name = &source.known.record.name;
-        let paths = match source.known.trackers.get_paths(&source.file, PATHS).await {
-            Ok(paths) => paths,
-            Err(error) => {
-                missed.moved_on |= error.is_code("unknown_key");
-                missed.whys.push(format!("{name}: {error}"));
-                return Ok(None);
-            }
-        };
-        if paths.is_empty() {
-            missed.whys.push(format!(
-                "{name}: its tracker names no storage node that has it"
-            ));
-        }
-        let mut bad_devices = BTreeSet::new();
-        for path in &paths {
-            let url = match fetch::allowed(path, &source.known.record, source.fid) {
-                Ok(url) => url,
-                Err(why) => {
-                    missed.moved_on |= matches!(why, Refused::OtherFid { .. });
-                    missed.whys.push(format!("{name}: {why}"));
-                    continue;
-                }
-            };
-            loop {
-                match self
-                    .store(url.clone(), view, put, class, &bad_devices)
-                    .await
-                {
-                    Ok(stored) => return Ok(Some(stored)),
-                    Err(StoreError::Fetch(error @ FetchError::Source { .. }, _)) => {
-                        missed.whys.push(format!("{name}: {error}"));
-                        break;
-                    }
-                    Err(StoreError::Fetch(error @ FetchError::Destination { .. }, devid)) => {
-                        bad_devices.insert(devid);
-                        if bad_devices.len() >= DESTINATIONS {
-                            return Err(NotDone::Failed(format!(
-                                "no local storage node takes it: {error}"
-                            )));
-                        }
-                    }
-                    Err(StoreError::Wrong(why)) => {
-                        missed.whys.push(format!("{name}: {why}"));
-                        break;
-                    }
-                    Err(StoreError::NotDone(why)) => return Err(why),
-                }
-            }
-        }
-        Ok(None)
-    }
-
-    /// One attempt: from one URL into one upload.
+    /// One attempt: from where the supply stands open into one upload.
     async fn store(
         &self,
-        url: Url,
+        supply: &mut Supply<'_>,
         view: &View,
         put: &Put,
         class: Option<&Class>,
         bad_devices: &BTreeSet<u32>,
     ) -> Result<Stored, StoreError> {
-        let begun = fetch::begin(&self.http, url.clone(), put.size)
-            .await
-            .map_err(|error| StoreError::Fetch(error, 0))?;
-        let since = Instant::now();
-        let opened = self
-            .open(view, put, class)
+        let upload = self
+            .open_upload(view, put, class, bad_devices)
             .await
             .map_err(StoreError::NotDone)?;
-        let Some(to) = best(&opened, bad_devices) else {
-            return Err(StoreError::NotDone(NotDone::Failed(
-                "the local tracker names no place to store it".into(),
-            )));
-        };
-        let upload = Upload {
-            fid: opened.fid,
-            to,
-            since,
-        };
         pass(failpoint::COPY_OPENED);
-        let passed = fetch::pass_on(
-            &self.http,
-            begun,
-            &upload.to.path,
-            put.size,
-            &self.figures.bytes,
-        )
-        .await;
-        let wrong = match (passed, view.record.checksum()) {
-            (Ok(checksum), Some(wanted)) if *wanted != checksum => StoreError::Wrong(format!(
-                "the bytes at {url} have {checksum} where {wanted} is expected"
-            )),
-            (Ok(checksum), _) => {
-                pass(failpoint::COPY_UPLOADED);
-                return Ok(Stored { upload, checksum });
-            }
-            (Err(error), _) => StoreError::Fetch(error, upload.to.devid),
+        let within = whole_copy();
+        let until = Until {
+            began: upload.since,
+            within,
+            judge_after: within / 50,
         };
-        self.give_up(&view.file.domain, &upload).await;
-        Err(wrong)
+        let transferred = self
+            .transfer(&upload, put.size, async |chunks| {
+                supply.fill(chunks, until).await
+            })
+            .await;
+        let stored = match transferred {
+            Ok(()) => supply.checksum().ok_or(StoreError::Source),
+            Err(error) => Err(error),
+        };
+        match stored {
+            Ok(checksum) => {
+                pass(failpoint::COPY_UPLOADED);
+                Ok(Stored { upload, checksum })
+            }
+            Err(error) => {
+                self.give_up(&view.file.domain, &upload).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn open_upload(
+        &self,
+        view: &View,
+        put: &Put,
+        class: Option<&Class>,
+        bad_devices: &BTreeSet<u32>,
+    ) -> Result<Upload, NotDone> {
+        let since = Instant::now();
+        let opened = self.open(view, put, class).await?;
+        match best(&opened, bad_devices) {
+            Some(to) => Ok(Upload {
+                fid: opened.fid,
+                to,
+                since,
+            }),
+            None => Err(NotDone::Failed(
+                "the local tracker names no place to store it".into(),
+            )),
+        }
+    }
+
+    /// All bytes into one upload, as `fill` sends them. Who stands still ends it, on either side.
+    async fn transfer(
+        &self,
+        upload: &Upload,
+        size: u64,
+        fill: impl AsyncFnOnce(mpsc::Sender<Bytes>) -> Result<(), Unfilled>,
+    ) -> Result<(), StoreError> {
+        let (chunks, body) = mpsc::channel(CHUNKS);
+        let to = &upload.to;
+        let destination = |error| StoreError::Destination(error, to.devid);
+        let because = |why: String| {
+            destination(FetchError::Destination {
+                url: to.path.clone(),
+                why,
+            })
+        };
+        let too_early = || because(format!("answered before it had all of {size} bytes"));
+        let mut answer = std::pin::pin!(self.fetcher.put(&to.path, size, body));
+        let filled = tokio::select! {
+            biased;
+            filled = fill(chunks) => filled,
+            early = &mut answer => {
+                early.map_err(destination)?;
+                return Err(too_early());
+            }
+        };
+        match &filled {
+            Ok(()) | Err(Unfilled::Gone) => match timeout(LAST_ANSWER, answer).await {
+                Ok(answer) => answer.map_err(destination)?,
+                Err(_elapsed) => return Err(because(format!("no answer within {LAST_ANSWER:?}"))),
+            },
+            Err(Unfilled::Nobody) => return Err(StoreError::Source),
+            Err(Unfilled::NotTaken(limit)) => {
+                return Err(because(format!("nothing moved for {limit:?}")));
+            }
+        }
+        filled.map_err(|_| too_early())
     }
 
     async fn open(&self, view: &View, put: &Put, class: Option<&Class>) -> Result<Opened, NotDone> {
@@ -353,8 +471,8 @@ impl Reconciler {
         view: &View,
         head: &Revision,
         put: &Put,
-        class: Option<Class>,
-        source: &Source,
+        class: Option<&Class>,
+        source: Datacenter,
         stored: Stored,
     ) -> Result<Did, NotDone> {
         let Stored { upload, checksum } = stored;
@@ -372,7 +490,7 @@ impl Reconciler {
             file: view.file.clone(),
             fid: Some(Fid(upload.fid)),
             details: Details {
-                class: Some(class.unwrap_or_else(Class::default_class)),
+                class: Some(class.cloned().unwrap_or_else(Class::default_class)),
                 size: Some(put.size),
                 // What the head says already need not be said again.
                 checksum: put.checksum.is_none().then(|| checksum.clone()),
@@ -417,11 +535,12 @@ impl Reconciler {
         }
         settled?;
         self.figures.files.fetch_add(1, Ordering::Relaxed);
+        self.sources.copied(&source);
         let lag = wall_clock().0.saturating_sub(head.version.0).max(0);
         self.tell(
             &view.file,
             What::Copied {
-                from: source.known.record.name.clone(),
+                from: source,
                 size: put.size,
                 took: upload.since.elapsed(),
                 lag: Duration::from_micros(lag.unsigned_abs()),
@@ -516,22 +635,25 @@ impl Reconciler {
     }
 }
 
-/// Why no source has given the bytes so far.
-#[derive(Default)]
-struct Missed {
-    whys: Vec<String>,
-    /// A source has other bytes under the key than its replica names.
-    moved_on: bool,
-}
-
 /// Why one attempt stored nothing.
 enum StoreError {
-    /// The transfer failed; with the local device that it went to.
-    Fetch(FetchError, u32),
-    /// The source has other bytes.
-    Wrong(String),
+    /// No source gave the bytes, or they were others; the supply knows why.
+    Source,
+    /// They did not get to this local device.
+    Destination(FetchError, u32),
     /// Further attempts are of no use now.
     NotDone(NotDone),
+}
+
+/// Counts a local device out; an error when that were too many.
+fn no_longer(bad: &mut BTreeSet<u32>, devid: u32, error: &FetchError) -> Result<(), NotDone> {
+    bad.insert(devid);
+    match bad.len() < DESTINATIONS {
+        true => Ok(()),
+        false => Err(NotDone::Failed(format!(
+            "no local storage node takes it: {error}"
+        ))),
+    }
 }
 
 /// The first destination on a device that has not failed, else the first.

@@ -19,9 +19,9 @@ use crate::placement::Placements;
 use crate::version::Version;
 
 use super::Shared;
-use super::copy::NO_SOURCE;
 use super::reconcile::{Judged, NotDone, Step, View};
 use super::status::{Progress, ScanProgress, State};
+use super::supply::NO_SOURCE;
 
 /// How long each question to ledger and tracker may take: all of them together take less than who asks waits.
 const LIMIT: Duration = Duration::from_secs(4);

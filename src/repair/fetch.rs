@@ -1,34 +1,34 @@
-//! Bytes from one URL to another, as a stream: chunk by chunk, counted and digested on the way; or only looked at.
+//! Bytes from a URL, and bytes to one, as streams: chunk by chunk, and counted; or only looked at.
 //!
-//! Always true: memory does not grow with the file; never more bytes are passed on than were expected, and fewer are
-//! an error that the receiver meets as a broken request; no redirect is followed; a transfer that
-//! stands still ends.
+//! Always true: memory does not grow with the file; never more bytes come out than were expected; what is asked for from its middle begins
+//! where it was asked, or at its beginning, and says which; no redirect is followed; a transfer that
+//! stands still ends. There is a time for reaching a host, for its first byte, and for standing still, and none for the whole.
+//! Never here: which URL is asked, and what happens when one breaks (`supply`).
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use bytes::Bytes;
+use futures::stream;
+use reqwest::header::{self, HeaderValue};
+use reqwest::{StatusCode, Url};
+use tokio::sync::mpsc;
+use tokio::time::{Duration, timeout};
 
-use futures::StreamExt;
-use md5::{Digest, Md5};
-use parking_lot::Mutex;
-use reqwest::{StatusCode, Url, header};
-
-use crate::file::{Checksum, Datacenter, Fid};
+use crate::config::Patience;
+use crate::file::{Datacenter, Fid};
 use crate::ledger::DatacenterRecord;
 
-/// A transfer that moves nothing for so long is given up.
-const STALL: Duration = Duration::from_secs(30);
+/// How long an unused connection is kept; storage nodes close theirs after a little more.
+const IDLE: Duration = Duration::from_secs(20);
 
-/// After the last byte a storage node may take longer: it writes to its disk what it had in memory.
-const LAST_ANSWER: Duration = Duration::from_secs(120);
-
-/// To reach a storage node.
-const CONNECT: Duration = Duration::from_secs(5);
+/// Connections to one host that are kept for the next file.
+const KEPT: usize = 64;
 
 /// Why bytes did not arrive, by whose side it was.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FetchError {
-    /// The source's: another path or source may do.
+    /// The source's, whatever is asked of it: it is not reached, does not answer, or says that it is sick.
+    #[error("GET {url}: {why}")]
+    Away { url: Url, why: String },
+    /// The source's, for these bytes: another path or source may do.
     #[error("GET {url}: {why}")]
     Source { url: Url, why: String },
     /// Ours: another destination may do.
@@ -36,16 +36,11 @@ pub(super) enum FetchError {
     Destination { url: String, why: String },
 }
 
-/// The client for storage nodes: it follows nothing, and goes nowhere but where it is told.
-pub(super) fn http_client() -> Result<reqwest::Client, reqwest::Error> {
-    reqwest::Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
-        .connect_timeout(CONNECT)
-        .pool_max_idle_per_host(4)
-        .pool_idle_timeout(Duration::from_secs(20))
-        .http1_only()
-        .build()
+/// What goes to and comes from storage nodes.
+pub(super) struct Fetcher {
+    /// It follows nothing, and goes nowhere but where it is told.
+    http: reqwest::Client,
+    pub(super) patience: Patience,
 }
 
 /// Why a URL that a tracker named is not fetched.
@@ -108,215 +103,227 @@ fn fid_of(url: &Url) -> Option<Fid> {
     digits.parse().ok().map(Fid)
 }
 
-/// What a storage node says that it has at a URL: how many bytes, or that there is nothing.
-///
-/// # Errors
-/// If it does not say: that it is away, or busy, or broken proves nothing.
-pub(super) async fn length(http: &reqwest::Client, url: &Url) -> Result<Option<u64>, FetchError> {
-    let source = |why: String| FetchError::Source {
-        url: url.clone(),
-        why,
-    };
-    let asked = tokio::time::timeout(STALL, http.head(url.clone()).send()).await;
-    let response = match asked {
-        Ok(Ok(response)) => response,
-        Ok(Err(error)) => return Err(source(chain(&error))),
-        Err(_elapsed) => return Err(source(format!("no answer within {STALL:?}"))),
-    };
-    match response.status() {
-        StatusCode::OK => {}
-        StatusCode::NOT_FOUND | StatusCode::GONE => return Ok(None),
-        status => return Err(source(format!("answered {status}"))),
+impl Fetcher {
+    pub(super) fn new(patience: Patience) -> Result<Fetcher, reqwest::Error> {
+        let http = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .connect_timeout(patience.connect)
+            .pool_max_idle_per_host(KEPT)
+            .pool_idle_timeout(IDLE)
+            .tcp_nodelay(true)
+            .http1_only()
+            .build()?;
+        Ok(Fetcher { http, patience })
     }
-    let length = response.headers().get(header::CONTENT_LENGTH);
-    match length.and_then(|length| length.to_str().ok()?.parse().ok()) {
-        Some(length) => Ok(Some(length)),
-        None => Err(source("does not say how many bytes it has".to_owned())),
-    }
-}
 
-/// Reads all of a body and gives its MD5; nothing of it is kept.
-pub(super) async fn digest(begun: Begun, size: u64) -> Result<Checksum, FetchError> {
-    let Begun { url, response } = begun;
-    let source = |why: String| FetchError::Source {
-        url: url.clone(),
-        why,
-    };
-    let mut chunks = response.bytes_stream();
-    let (mut digest, mut read) = (Md5::new(), 0);
-    loop {
-        match tokio::time::timeout(STALL, chunks.next()).await {
-            Ok(Some(Ok(chunk))) => {
-                read += chunk.len() as u64;
-                if read > size {
-                    return Err(source(format!(
-                        "has more than the {size} bytes that are expected"
-                    )));
+    /// Sends a request that a source is to answer soon.
+    async fn ask(
+        &self,
+        request: reqwest::RequestBuilder,
+        url: &Url,
+    ) -> Result<reqwest::Response, FetchError> {
+        let away = |why: String| FetchError::Away {
+            url: url.clone(),
+            why,
+        };
+        let limit = self.patience.first_byte;
+        let response = match timeout(limit, request.send()).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => return Err(away(chain(&error))),
+            Err(_elapsed) => return Err(away(format!("no answer within {limit:?}"))),
+        };
+        let status = response.status();
+        if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+            return Err(away(format!("answered {status}")));
+        }
+        Ok(response)
+    }
+
+    /// What a storage node says that it has at a URL: how many bytes, or that there is nothing.
+    ///
+    /// # Errors
+    /// If it does not say: that it is away, or busy, or broken proves nothing.
+    pub(super) async fn length(&self, url: &Url) -> Result<Option<u64>, FetchError> {
+        let source = |why: String| FetchError::Source {
+            url: url.clone(),
+            why,
+        };
+        let response = self.ask(self.http.head(url.clone()), url).await?;
+        match response.status() {
+            StatusCode::OK => {}
+            StatusCode::NOT_FOUND | StatusCode::GONE => return Ok(None),
+            status => return Err(source(format!("answered {status}"))),
+        }
+        match number(response.headers().get(header::CONTENT_LENGTH)) {
+            Some(length) => Ok(Some(length)),
+            None => Err(source("does not say how many bytes it has".to_owned())),
+        }
+    }
+
+    /// Asks for the bytes from `from` on, and looks whether the answer says that there are `size` in all. One who cannot begin in the
+    /// middle begins at the beginning: see [`Begun::at`].
+    pub(super) async fn begin(&self, url: &Url, from: u64, size: u64) -> Result<Begun, FetchError> {
+        let source = |why: String| FetchError::Source {
+            url: url.clone(),
+            why,
+        };
+        let mut request = self.http.get(url.clone());
+        if from > 0 {
+            request = request.header(header::RANGE, format!("bytes={from}-"));
+        }
+        let response = self.ask(request, url).await?;
+        let at = match response.status() {
+            StatusCode::OK => 0,
+            StatusCode::PARTIAL_CONTENT if from > 0 => {
+                let range = response.headers().get(header::CONTENT_RANGE);
+                let range = range.and_then(|range| range.to_str().ok());
+                match range.and_then(Range::parse) {
+                    Some(range) if range.is_rest(from, size) => from,
+                    _ => {
+                        return Err(source(format!(
+                            "answered with the range {:?} where that from byte {from} of {size} on was asked for",
+                            range.unwrap_or_default()
+                        )));
+                    }
                 }
-                digest.update(&chunk);
             }
-            Ok(None) if read == size => return Ok(Checksum::md5(&digest.finalize())),
-            Ok(None) => return Err(source(format!("ended after {read} of {size} bytes"))),
-            Ok(Some(Err(error))) => {
-                return Err(source(format!(
-                    "ended after {read} of {size} bytes: {}",
-                    chain(&error)
-                )));
-            }
-            Err(_elapsed) => return Err(source(format!("nothing moved for {STALL:?}"))),
+            status => return Err(source(format!("answered {status}"))),
+        };
+        if let Some(length) = number(response.headers().get(header::CONTENT_LENGTH))
+            && length != size - at
+        {
+            return Err(source(format!(
+                "has {length} bytes where {} are expected",
+                size - at
+            )));
+        }
+        Ok(Begun {
+            url: url.clone(),
+            response,
+            at,
+            size,
+            stall: self.patience.stall,
+        })
+    }
+
+    /// Stores `size` bytes, which come through `chunks`, at a URL of ours.
+    pub(super) async fn put(
+        &self,
+        to: &str,
+        size: u64,
+        mut chunks: mpsc::Receiver<Bytes>,
+    ) -> Result<(), FetchError> {
+        let destination = |why: String| FetchError::Destination {
+            url: to.to_owned(),
+            why,
+        };
+        let body = stream::poll_fn(move |context| {
+            let chunk = std::task::ready!(chunks.poll_recv(context));
+            std::task::Poll::Ready(chunk.map(Ok::<_, std::convert::Infallible>))
+        });
+        let request = self
+            .http
+            .put(to)
+            .header(header::CONTENT_LENGTH, size)
+            .body(reqwest::Body::wrap_stream(body));
+        let response = request
+            .send()
+            .await
+            .map_err(|error| destination(chain(&error)))?;
+        match response.status() {
+            status if status.is_success() => Ok(()),
+            status => Err(destination(format!("answered {status}"))),
         }
     }
 }
 
-/// An answer that has begun, with nothing of its body read.
+/// `bytes 5-99/100`
+struct Range {
+    first: u64,
+    last: u64,
+    /// Not all say it.
+    size: Option<u64>,
+}
+
+impl Range {
+    fn parse(text: &str) -> Option<Range> {
+        let (range, size) = text.strip_prefix("bytes ")?.trim().split_once('/')?;
+        let (first, last) = range.split_once('-')?;
+        Some(Range {
+            first: first.trim().parse().ok()?,
+            last: last.trim().parse().ok()?,
+            size: match size.trim() {
+                "*" => None,
+                size => Some(size.parse().ok()?),
+            },
+        })
+    }
+
+    fn is_rest(&self, from: u64, size: u64) -> bool {
+        self.first == from
+            && self.last.checked_add(1) == Some(size)
+            && self.size.is_none_or(|said| said == size)
+    }
+}
+
+fn number(header: Option<&HeaderValue>) -> Option<u64> {
+    header?.to_str().ok()?.parse().ok()
+}
+
+/// An answer that has begun.
 pub(super) struct Begun {
     url: Url,
     response: reqwest::Response,
-}
-
-/// Asks for the bytes, and looks whether the answer says that it has as many as expected.
-pub(super) async fn begin(
-    http: &reqwest::Client,
-    url: Url,
+    /// Where its next byte stands in the file.
+    at: u64,
     size: u64,
-) -> Result<Begun, FetchError> {
-    let source = |why: String| FetchError::Source {
-        url: url.clone(),
-        why,
-    };
-    let asked = tokio::time::timeout(STALL, http.get(url.clone()).send()).await;
-    let response = match asked {
-        Ok(Ok(response)) => response,
-        Ok(Err(error)) => return Err(source(chain(&error))),
-        Err(_elapsed) => return Err(source(format!("no answer within {STALL:?}"))),
-    };
-    if response.status() != StatusCode::OK {
-        return Err(source(format!("answered {}", response.status())));
-    }
-    let length = response.headers().get(header::CONTENT_LENGTH);
-    if let Some(length) = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok())
-        && length != size
-    {
-        return Err(source(format!(
-            "has {length} bytes where {size} are expected"
-        )));
-    }
-    Ok(Begun { url, response })
+    stall: Duration,
 }
 
-/// What is known of a transfer while it goes on.
-#[derive(Default)]
-struct Passing {
-    digest: Mutex<Md5>,
-    passed: AtomicU64,
-    /// What broke on the source's side, if anything did.
-    broken: Mutex<Option<String>>,
-}
+impl Begun {
+    /// Where its next byte stands in the file.
+    pub(super) fn at(&self) -> u64 {
+        self.at
+    }
 
-/// Streams the body to `to` and gives its MD5. `count` gets every byte.
-pub(super) async fn pass_on(
-    http: &reqwest::Client,
-    begun: Begun,
-    to: &str,
-    size: u64,
-    count: &AtomicU64,
-) -> Result<Checksum, FetchError> {
-    let Begun { url, response } = begun;
-    let passing = Arc::new(Passing::default());
-    let body = body(response, Arc::clone(&passing), size);
-    let request = http
-        .put(to)
-        .header(header::CONTENT_LENGTH, size)
-        .body(reqwest::Body::wrap_stream(body))
-        .send();
-    let destination = |why: String| FetchError::Destination {
-        url: to.to_owned(),
-        why,
-    };
-    let answer = tokio::select! {
-        answer = request => answer,
-        why = standstill(&passing, size) => return Err(match why {
-            Standing::Body => FetchError::Source { url, why: format!("nothing moved for {STALL:?}") },
-            Standing::Answer => destination(format!("no answer within {LAST_ANSWER:?}")),
-        }),
-    };
-    count.fetch_add(passing.passed.load(Ordering::Relaxed), Ordering::Relaxed);
-    if let Some(why) = passing.broken.lock().take() {
-        return Err(FetchError::Source { url, why });
+    pub(super) fn url(&self) -> &Url {
+        &self.url
     }
-    let response = answer.map_err(|error| destination(chain(&error)))?;
-    if !response.status().is_success() {
-        return Err(destination(format!("answered {}", response.status())));
-    }
-    let passed = passing.passed.load(Ordering::Relaxed);
-    if passed != size {
-        return Err(destination(format!(
-            "answered after {passed} of {size} bytes"
-        )));
-    }
-    let digest = std::mem::take(&mut *passing.digest.lock()).finalize();
-    Ok(Checksum::md5(&digest))
-}
 
-/// The body of `response`, up to `size` bytes; an error where there are fewer or more.
-fn body(
-    response: reqwest::Response,
-    passing: Arc<Passing>,
-    size: u64,
-) -> impl futures::Stream<Item = Result<bytes::Bytes, std::io::Error>> + Send + 'static {
-    let chunks = response
-        .bytes_stream()
-        .map(Some)
-        .chain(futures::stream::once(async { None }));
-    chunks.filter_map(move |chunk| {
-        let passing = Arc::clone(&passing);
-        async move {
-            let broken = |why: String| {
-                *passing.broken.lock() = Some(why.clone());
-                Some(Err(std::io::Error::other(why)))
-            };
-            let passed = passing.passed.load(Ordering::Relaxed);
-            match chunk {
-                Some(Ok(chunk)) => {
-                    if passed + chunk.len() as u64 > size {
-                        return broken(format!("has more than the {size} bytes that are expected"));
-                    }
-                    passing.digest.lock().update(&chunk);
-                    passing
-                        .passed
-                        .store(passed + chunk.len() as u64, Ordering::Relaxed);
-                    Some(Ok(chunk))
+    /// The next bytes. `None`: all have come, and no more.
+    pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, FetchError> {
+        let Begun {
+            url,
+            response,
+            at,
+            size,
+            stall,
+        } = self;
+        let source = |why: String| FetchError::Source {
+            url: url.clone(),
+            why,
+        };
+        match timeout(*stall, response.chunk()).await {
+            Ok(Ok(Some(chunk))) => {
+                *at += chunk.len() as u64;
+                match *at > *size {
+                    true => Err(source(format!(
+                        "has more than the {size} bytes that are expected"
+                    ))),
+                    false => Ok(Some(chunk)),
                 }
-                Some(Err(error)) => broken(format!(
-                    "ended after {passed} of {size} bytes: {}",
-                    chain(&error)
-                )),
-                None if passed < size => broken(format!("ended after {passed} of {size} bytes")),
-                None => None,
             }
-        }
-    })
-}
-
-enum Standing {
-    Body,
-    Answer,
-}
-
-/// Returns when nothing has moved for too long.
-async fn standstill(passing: &Passing, size: u64) -> Standing {
-    let mut last = 0;
-    let mut since = tokio::time::Instant::now();
-    loop {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        let now = passing.passed.load(Ordering::Relaxed);
-        if now != last {
-            last = now;
-            since = tokio::time::Instant::now();
-        } else if last < size && since.elapsed() >= STALL {
-            return Standing::Body;
-        } else if since.elapsed() >= LAST_ANSWER {
-            return Standing::Answer;
+            Ok(Ok(None)) if at == size => Ok(None),
+            Ok(Ok(None)) => Err(source(format!("ended after {at} of {size} bytes"))),
+            Ok(Err(error)) => Err(source(format!(
+                "ended after {at} of {size} bytes: {}",
+                chain(&error)
+            ))),
+            Err(_elapsed) => Err(FetchError::Away {
+                url: url.clone(),
+                why: format!("nothing moved for {stall:?} after {at} of {size} bytes"),
+            }),
         }
     }
 }
@@ -351,6 +358,25 @@ mod tests {
             storage_hosts: BTreeSet::from(["10.0.0.1:7500".to_owned(), "10.0.0.2:80".to_owned()]),
             api: None,
             updated: Version(1),
+        }
+    }
+
+    #[test]
+    fn a_range_is_what_was_asked_for() {
+        let is_rest = |text: &str| Range::parse(text).is_some_and(|range| range.is_rest(5, 100));
+        assert!(is_rest("bytes 5-99/100"));
+        assert!(is_rest("bytes 5-99/*"));
+        for bad in [
+            "bytes 4-99/100",
+            "bytes 5-98/100",
+            "bytes 5-99/101",
+            "bytes 5-100/100",
+            "bytes */100",
+            "bytes 5-18446744073709551615/100",
+            "5-99/100",
+            "",
+        ] {
+            assert!(!is_rest(bad), "{bad}");
         }
     }
 

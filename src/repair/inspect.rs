@@ -5,14 +5,16 @@
 //! asked (`file_debug`). A good look leaves a proof in the ledger, a bad one nothing: it has to be as bad a second time.
 //! Never here: deciding what to do about it (`verify`), or changing anything here.
 
+use md5::{Digest, Md5};
 use mogilefs_protocol::client::Destination;
+use reqwest::Url;
 
 use crate::config::VerifyBy;
 use crate::file::{Checksum, Fid, FileName, Found, Held, Put};
 use crate::ledger::{LedgerError, Strength};
 use crate::trackers::TrackerError;
 
-use super::fetch;
+use super::fetch::{self, FetchError};
 use super::proof::said_to_be_here;
 use super::reconcile::{NotDone, Reconciler, View};
 
@@ -167,7 +169,7 @@ impl Reconciler {
                     continue;
                 }
             };
-            match fetch::length(&self.http, &url).await {
+            match self.fetcher.length(&url).await {
                 Ok(Some(length)) if length == put.size => {}
                 Ok(Some(length)) => {
                     let why = format!("{url} has {length} bytes, where {} are expected", put.size);
@@ -186,11 +188,7 @@ impl Reconciler {
                 let before = held.checksum().cloned();
                 return self.is_good(view, held, Found::Size, before).await;
             }
-            let read = async {
-                let begun = fetch::begin(&self.http, url.clone(), put.size).await?;
-                fetch::digest(begun, put.size).await
-            };
-            match read.await {
+            match self.digest(&url, put.size).await {
                 Ok(digest) if wanted.is_none_or(|wanted| *wanted == digest) => {
                     self.compare(view, put, &digest);
                     // What the head says already need not be said again.
@@ -214,6 +212,18 @@ impl Reconciler {
             }
             (false, _) => Seen::Unsure(silent.join("; ")),
         })
+    }
+
+    /// Reads all bytes, within the budget, and gives their MD5; nothing of them is kept.
+    async fn digest(&self, url: &Url, size: u64) -> Result<Checksum, FetchError> {
+        let here = self.budget.source(&self.datacenter);
+        let mut begun = self.fetcher.begin(url, 0, size).await?;
+        let mut digest = Md5::new();
+        while let Some(chunk) = begun.chunk().await? {
+            self.budget.take_bytes(&here, chunk.len() as u64).await;
+            digest.update(&chunk);
+        }
+        Ok(Checksum::md5(&digest.finalize()))
     }
 
     async fn is_good(

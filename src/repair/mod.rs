@@ -1,7 +1,7 @@
 //! Repair: bringing here what is missing here, and taking away what was deleted elsewhere.
 //!
 //! Workers ([`worker`]) find files: [`tail`], [`retry`], [`scan`], [`verify`]; one idempotent step acts on a file ([`reconcile`]), by a copy
-//! ([`copy`]) or by a change in the local tracker ([`apply`]); what did not work is parked by name ([`park`]). Why a file is here
+//! ([`copy`]), within a [`budget`], or by a change in the local tracker ([`apply`]); what did not work is parked by name ([`park`]). Why a file is here
 //! or not is told by the same judgement ([`explain`]).
 //!
 //! Always true: nothing newer is replaced by older, whatever finds a file how often; a cursor passes a file only when it is
@@ -11,6 +11,7 @@
 //! Killed in the middle: cursors, gaps and intents are on disk; everything else is found again.
 
 mod apply;
+pub mod budget;
 mod clocks;
 mod copy;
 pub mod explain;
@@ -27,7 +28,10 @@ mod retry;
 mod scan;
 pub mod settings;
 mod share;
+mod sources;
+mod spool;
 pub mod status;
+mod supply;
 mod tail;
 mod trouble;
 mod verify;
@@ -49,18 +53,22 @@ use crate::config::RepairConfig;
 use crate::events::Events;
 use crate::file::{Datacenter, FileName};
 use crate::journal::Journal;
-use crate::ledger::{Ledger, NodeRecord, StreamId};
+use crate::ledger::{Ledger, LedgerError, NodeRecord, StreamId};
 use crate::locks::KeyLocks;
 use crate::trackers::Trackers;
 use crate::trust::Trust;
 use crate::version::Version;
 
+use budget::Budget;
 use clocks::Clocks;
 use explain::Explanation;
+use fetch::Fetcher;
 use lag::LagStatus;
 use reconcile::Reconciler;
 use registry::Registry;
 use settings::{Change, NotChanged};
+use sources::Sources;
+use spool::Spool;
 use status::{CopyFigures, Figures, Progress, State, Status, WorkerStatus};
 use trouble::Trouble;
 use worker::{Begin, keep};
@@ -149,7 +157,10 @@ impl Repair {
         );
         let reconciler = Reconciler {
             datacenter: parts.datacenter,
-            copies: Semaphore::new(parts.config.copies_at_once.max(1)),
+            budget: Budget::new(parts.config.budget.clone()),
+            sources: Sources::new(parts.config.sources.prefer.clone()),
+            spool: parts.config.sources.spool.clone().map(Spool::new),
+            fetcher: Fetcher::new(parts.config.sources.patience)?,
             looks: Semaphore::new(LOOKS),
             config: parts.config,
             ledger: parts.ledger,
@@ -158,7 +169,6 @@ impl Repair {
             local: parts.trackers,
             registry,
             events: parts.events,
-            http: fetch::http_client()?,
             figures: CopyFigures::default(),
             at_work: KeyLocks::default(),
             trouble: Trouble::default(),
@@ -217,6 +227,7 @@ impl Repair {
             caught_up: self.caught_up(),
             clocks: self.shared.clocks.off(),
             lag: self.shared.lag(),
+            sources: self.shared.reconciler.sources.status(),
         }
     }
 
@@ -278,6 +289,35 @@ impl Repair {
             worker => return Err(NotChanged::AlwaysOn { worker }),
         }
         Ok(())
+    }
+
+    /// What repair may take.
+    pub fn budget(&self) -> budget::Standing {
+        self.shared.reconciler.budget.standing()
+    }
+
+    /// Sets some limits, from now on and for the next start; `None` takes back all that was set.
+    ///
+    /// # Errors
+    /// The ledger's: what is set holds now, but is not kept.
+    pub async fn set_budget(&self, setting: Option<budget::Setting>) -> Result<(), LedgerError> {
+        let reconciler = &self.shared.reconciler;
+        let (ledger, datacenter) = (&*reconciler.ledger, &reconciler.datacenter);
+        match setting {
+            Some(setting) => {
+                // What was set before is set still.
+                let _away = reconciler.budget.recall(ledger, datacenter).await;
+                let set = reconciler.budget.set(setting);
+                let set = serde_json::to_string(&set).unwrap_or_default();
+                tracing::info!(set, "an operator has set the budget of repair");
+            }
+            None => {
+                reconciler.budget.reset();
+                tracing::info!("repair has the budget of its configuration again");
+            }
+        }
+        let now = reconciler.now();
+        reconciler.budget.keep(ledger, datacenter, now).await
     }
 
     /// Stops the workers: what is short comes to its end, long copies are left and begun anew after a start.

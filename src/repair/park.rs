@@ -183,13 +183,15 @@ pub(super) fn micros(duration: Duration) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::VerifyBy;
+    use crate::config::{SourcesConfig, VerifyBy};
+    use crate::repair::budget::Limits;
 
     #[test]
     fn a_pause_grows_with_the_failures_and_with_the_time_that_they_took() {
         let config = RepairConfig {
             enabled: true,
-            copies_at_once: 1,
+            budget: Limits::default(),
+            sources: SourcesConfig::default(),
             create_domains: true,
             scan_every: Duration::from_secs(1),
             retry_first: Duration::from_secs(2),

@@ -24,9 +24,13 @@ use crate::locks::{KeyLocks, Watch};
 use crate::trackers::{TrackerError, Trackers};
 use crate::version::{Version, ago, wall_clock};
 
+use super::budget::Budget;
+use super::fetch::Fetcher;
 use super::lag::Lags;
 use super::park::micros;
 use super::registry::{Reading, Registry};
+use super::sources::Sources;
+use super::spool::Spool;
 use super::status::CopyFigures;
 use super::trouble::Trouble;
 
@@ -47,9 +51,11 @@ pub(super) struct Reconciler {
     pub(super) local: Arc<Trackers>,
     pub(super) registry: Registry,
     pub(super) events: Events,
-    pub(super) http: reqwest::Client,
-    /// The budget of `copies_at_once`, shared by all workers.
-    pub(super) copies: Semaphore,
+    pub(super) fetcher: Fetcher,
+    pub(super) sources: Sources,
+    pub(super) spool: Option<Spool>,
+    /// Shared by all workers.
+    pub(super) budget: Budget,
     /// How many files are looked up at once.
     pub(super) looks: Semaphore,
     pub(super) figures: CopyFigures,

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Shared;
 use super::pace::Limits;
+use super::reconcile::Reconciler;
 use super::status::{Figures, WorkerStatus};
 use crate::ledger::{Cursor, LedgerError};
 
@@ -93,8 +94,15 @@ pub enum NotChanged {
 }
 
 impl Shared {
-    /// Reads what was kept, once, before the first worker works.
+    /// Reads what was kept, also of the budget, once, before the first worker works.
     pub(super) async fn load_settings(&self) -> Result<(), LedgerError> {
+        let Reconciler {
+            budget,
+            ledger,
+            datacenter,
+            ..
+        } = &*self.reconciler;
+        budget.recall(&**ledger, datacenter).await?;
         let mut loaded = self.settings_loaded.lock().await;
         if !*loaded {
             let all = self.kept_settings().await?;

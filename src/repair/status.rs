@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 pub use super::clocks::ClockOff;
 pub use super::lag::{LagFrom, LagStatus};
 use super::pace::{Limits, Pace};
+use crate::file::Datacenter;
 use crate::version::{Version, wall_clock};
 
 /// All of repair, at one moment.
@@ -32,6 +33,75 @@ pub struct Status {
     pub clocks: Vec<ClockOff>,
     /// How late the changes of other datacenters are done here.
     pub lag: LagStatus,
+    /// The datacenters that copies were asked of since the start.
+    pub sources: Vec<SourceStatus>,
+}
+
+/// One source of copies, at one moment.
+#[derive(Clone, Debug, Serialize)]
+pub struct SourceStatus {
+    /// Which datacenter.
+    pub datacenter: Datacenter,
+    /// Of the breaker before its tracker, and of those before its storage hosts together.
+    pub state: BreakerState,
+    /// From a request to its first byte, on the average of lately.
+    pub first_byte_seconds: Option<f64>,
+    /// What one copy gets from it, on the average of lately.
+    pub bytes_per_second: Option<f64>,
+    /// Copies made of it.
+    pub files: u64,
+    /// Bytes that it gave, those of copies that came to nothing included.
+    pub bytes: u64,
+    /// How often it failed, or what it gave was of no use.
+    pub failures: u64,
+    /// The last thing of these.
+    pub last_error: Option<LastError>,
+    /// Its storage hosts that were asked.
+    pub hosts: Vec<HostStatus>,
+}
+
+/// One storage host of a source, at one moment.
+#[derive(Clone, Debug, Serialize)]
+pub struct HostStatus {
+    /// `host:port`
+    pub host: String,
+    /// Of the breaker before it.
+    pub state: BreakerState,
+    /// Since it last answered.
+    pub failures_in_a_row: u32,
+    /// When it may be asked again, if it is left alone.
+    pub next_try_seconds: Option<f64>,
+}
+
+/// Whether a source is asked.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BreakerState {
+    /// It is asked.
+    #[default]
+    Closed,
+    /// The next one who needs it tries.
+    HalfOpen,
+    /// It is left alone for a while: it failed too often in a row.
+    Open,
+}
+
+impl BreakerState {
+    /// All there are.
+    pub const ALL: [BreakerState; 3] = [
+        BreakerState::Closed,
+        BreakerState::HalfOpen,
+        BreakerState::Open,
+    ];
+
+    /// Its word, the same wherever it is told.
+    pub fn word(self) -> &'static str {
+        match self {
+            BreakerState::Closed => "closed",
+            BreakerState::HalfOpen => "half_open",
+            BreakerState::Open => "open",
+        }
+    }
 }
 
 /// One worker, at one moment.
@@ -354,6 +424,10 @@ pub(super) struct CopyFigures {
 pub(super) struct InFlight<'a>(&'a CopyFigures);
 
 impl CopyFigures {
+    pub(super) fn count_bytes(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     pub(super) fn begin(&self) -> InFlight<'_> {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         InFlight(self)

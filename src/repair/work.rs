@@ -64,7 +64,7 @@ impl Reconciler {
             // Longer than anybody is at a file: those before us end.
             let _alone = self
                 .at_work
-                .lock(&[file], super::copy::WHOLE_COPY * 2)
+                .lock(&[file], super::copy::whole_copy() * 2)
                 .await;
             let mut pauses = Pauses::default();
             let mut lagging = Lagging::new(since);

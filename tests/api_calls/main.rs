@@ -4,6 +4,7 @@
 
 mod asked_by_cli;
 mod bare_fids;
+mod budget;
 mod explain;
 mod metrics;
 mod placements;

@@ -11,8 +11,8 @@ use phylactery::journal::{Debts, Depth, Refused};
 use phylactery::ledger::{Expected, Gap};
 use phylactery::proxy::{Stats, TrackerStats};
 use phylactery::repair::status::{
-    LagFrom, LagStatus, Progress, ScanProgress, State, Status, StreamProgress, VerifyProgress,
-    WorkerStatus,
+    BreakerState, LagFrom, LagStatus, Progress, ScanProgress, SourceStatus, State, Status,
+    StreamProgress, VerifyProgress, WorkerStatus,
 };
 use phylactery::trust::{Doubt, Why};
 use phylactery::version::{Version, wall_clock};
@@ -249,6 +249,10 @@ async fn busy() -> Site {
                 came_late: 30,
                 oldest_pending: ago(70),
             },
+            sources: vec![
+                source("or01", BreakerState::Closed),
+                source("tx01", BreakerState::Open),
+            ],
         },
         Stats {
             connections: 10,
@@ -270,6 +274,20 @@ async fn busy() -> Site {
         },
     );
     site
+}
+
+fn source(name: &str, state: BreakerState) -> SourceStatus {
+    SourceStatus {
+        datacenter: name.parse().unwrap(),
+        state,
+        first_byte_seconds: Some(0.25),
+        bytes_per_second: None,
+        files: 3,
+        bytes: 3_000_000_000_000_001,
+        failures: 9,
+        last_error: None,
+        hosts: Vec::new(),
+    }
 }
 
 #[tokio::test]
@@ -333,6 +351,21 @@ async fn a_scrape_tells_all_that_the_parts_say_and_nothing_else() {
         assert_eq!(lag("bucket", Some(end)), 8.0, "{end}");
     }
     assert_eq!(lag("bucket", Some("+Inf")), 9.0);
+    for (source, is) in [("or01", "closed"), ("tx01", "open")] {
+        for state in ["closed", "half_open", "open"] {
+            let series = format!("repair_source_state{{source=\"{source}\",state=\"{state}\"}}");
+            let told = scrape.remove(&series);
+            assert_eq!(told, Some(f64::from(u8::from(state == is))), "{series}");
+        }
+        for (figure, value) in [
+            ("first_byte_seconds", 0.25),
+            ("bytes_total", 3_000_000_000_000_001.0),
+            ("failures_total", 9.0),
+        ] {
+            let series = format!("repair_source_{figure}{{source=\"{source}\"}}");
+            assert_eq!(scrape.remove(&series), Some(value), "{series}");
+        }
+    }
     let expected = [
         ("repair_missed_goal_files_total", 31.0),
         ("repair_came_late_files_total", 30.0),

@@ -16,13 +16,13 @@ use crate::unavailable::Unavailable;
 
 impl Site {
     /// Status and JSON of a PUT.
-    async fn put(&self, path: &str, body: Value) -> (u16, Value) {
+    pub async fn put(&self, path: &str, body: Value) -> (u16, Value) {
         let request = client().put(self.url(path)).json(&body);
         crate::support::answer(request.send().await.unwrap()).await
     }
 
     /// Status and JSON of a DELETE.
-    async fn delete(&self, path: &str) -> (u16, Value) {
+    pub async fn delete(&self, path: &str) -> (u16, Value) {
         crate::support::answer(client().delete(self.url(path)).send().await.unwrap()).await
     }
 

@@ -15,8 +15,9 @@ use phylactery::file::{
 use phylactery::journal::debt::Paying;
 use phylactery::journal::{Debts, Depth, Refused};
 use phylactery::ledger::embedded::EmbeddedLedger;
-use phylactery::ledger::{DatacenterRecord, FileRecord, FileWrite, Ledger, Strength};
+use phylactery::ledger::{DatacenterRecord, FileRecord, FileWrite, Ledger, LedgerError, Strength};
 use phylactery::proxy::Stats;
+use phylactery::repair::budget::{Setting, Standing};
 use phylactery::repair::explain::Explanation;
 use phylactery::repair::settings::{Change, NotChanged};
 use phylactery::repair::status::{Status, WorkerStatus};
@@ -35,6 +36,7 @@ pub struct Said(
     pub Mutex<Option<String>>,
     pub Mutex<(Status, Stats)>,
     pub Mutex<Option<Explanation>>,
+    pub Mutex<Standing>,
 );
 
 #[async_trait]
@@ -62,6 +64,21 @@ impl Vitals for Said {
     }
     fn doubt(&self) -> Option<Arc<Doubt>> {
         self.2.lock().clone()
+    }
+    fn budget(&self) -> Standing {
+        self.6.lock().clone()
+    }
+    async fn set_budget(&self, setting: Option<Setting>) -> Result<(), LedgerError> {
+        let mut standing = self.6.lock();
+        standing.set = setting.unwrap_or_default();
+        match standing.set.copies_at_once {
+            // A test says so.
+            Some(13) => Err(LedgerError::Unavailable {
+                doing: "keep the budget",
+                why: "it is away".to_owned(),
+            }),
+            Some(_) | None => Ok(()),
+        }
     }
     async fn explain(&self, _: &FileName) -> Explanation {
         let said = self.5.lock().clone();

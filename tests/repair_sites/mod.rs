@@ -12,8 +12,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use phylactery::config::{RepairConfig, VerifyBy};
+use phylactery::config::{RepairConfig, SourcesConfig, VerifyBy};
 use phylactery::file::{Datacenter, FileName};
+use phylactery::repair::budget::Limits;
 use tempfile::TempDir;
 
 #[allow(unused_imports, reason = "each test uses a part of it")]
@@ -75,7 +76,8 @@ pub async fn until<T, F: Future<Output = Result<T, String>>>(
 pub fn repair_config() -> RepairConfig {
     RepairConfig {
         enabled: true,
-        copies_at_once: 4,
+        budget: Limits::default(),
+        sources: SourcesConfig::default(),
         create_domains: true,
         scan_every: Duration::from_secs(86_400),
         retry_first: Duration::from_millis(200),

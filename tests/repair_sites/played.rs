@@ -3,7 +3,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use phylactery::file::{
@@ -30,6 +31,12 @@ pub enum Http {
     Pattern(u64),
     /// So many bytes, all ones; after the first, nothing until this is cancelled.
     Hang(u64, CancellationToken),
+    /// The bytes, from where they are asked for on; after so many of them the connection breaks.
+    Breaks(Vec<u8>, usize),
+    /// Of so many bytes, all sevens, one after the other, with this pause, from where they are asked for on.
+    Drips(u64, Duration),
+    /// Without saying how many, more and more, until nobody reads.
+    Endless,
 }
 
 /// A datacenter that is played.
@@ -53,6 +60,12 @@ struct Parts {
     /// What GET answers, by path.
     bodies: Mutex<HashMap<String, Http>>,
     gets: Mutex<Vec<String>>,
+    /// From which byte on each of them was.
+    from: Mutex<Vec<u64>>,
+    /// Nobody answers.
+    away: AtomicBool,
+    /// Bytes that went out, or into a buffer at least.
+    sent: AtomicU64,
 }
 
 impl Played {
@@ -146,6 +159,21 @@ impl Played {
 
     pub fn body(&self, fid: u64, body: Http) {
         self.parts.bodies.lock().insert(fid_path(fid), body);
+    }
+
+    /// Whether tracker and storage node hang up on everybody.
+    pub fn set_away(&self, away: bool) {
+        self.parts.away.store(away, Ordering::SeqCst);
+    }
+
+    /// Bytes of endless bodies that were taken.
+    pub fn sent(&self) -> u64 {
+        self.parts.sent.load(Ordering::SeqCst)
+    }
+
+    /// From which byte on each GET was.
+    pub fn gets_from(&self) -> Vec<u64> {
+        self.parts.from.lock().clone()
     }
 
     pub fn gets(&self) -> Vec<String> {
@@ -300,7 +328,8 @@ async fn play_tracker(stream: TcpStream, parts: Arc<Parts>) {
     let mut stream = BufReader::new(stream);
     loop {
         let mut line = String::new();
-        if stream.read_line(&mut line).await.unwrap_or(0) == 0 {
+        if stream.read_line(&mut line).await.unwrap_or(0) == 0 || parts.away.load(Ordering::SeqCst)
+        {
             return;
         }
         let key = line
@@ -338,12 +367,58 @@ async fn play_storage(mut stream: TcpStream, parts: Arc<Parts>) {
         }
     }
     let head = String::from_utf8_lossy(&head).into_owned();
+    if parts.away.load(Ordering::SeqCst) {
+        return;
+    }
     let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
+    let range = head.to_lowercase();
+    let range = range.split("range: bytes=").nth(1);
+    let from: u64 = range
+        .and_then(|range| range.split('-').next()?.parse().ok())
+        .unwrap_or(0);
+    parts.from.lock().push(from);
     parts.gets.lock().push(path.clone());
     let body = parts.bodies.lock().get(&path).cloned();
     let told =
         |size: u64| format!("HTTP/1.0 200 OK\r\nContent-Length: {size}\r\n\r\n").into_bytes();
+    let part_of = |size: u64| {
+        match from {
+        0 => told(size),
+        from => format!(
+            "HTTP/1.0 206 Partial\r\nContent-Length: {}\r\nContent-Range: bytes {from}-{}/{size}\r\n\r\n",
+            size - from,
+            size - 1
+        )
+        .into_bytes(),
+    }
+    };
     let _hung_up = match body {
+        Some(Http::Breaks(body, after)) => {
+            let rest = &body[from as usize..];
+            let rest = &rest[..rest.len().min(after)];
+            let head = part_of(body.len() as u64);
+            stream.write_all(&[&head, rest].concat()).await
+        }
+        Some(Http::Drips(size, pause)) => {
+            let mut sent = stream.write_all(&part_of(size)).await;
+            for _ in from..size {
+                if sent.is_err() {
+                    break;
+                }
+                tokio::time::sleep(pause).await;
+                sent = stream.write_all(&[7]).await;
+            }
+            sent
+        }
+        Some(Http::Endless) => {
+            let chunk = [7; 1 << 12];
+            let mut sent = stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n").await;
+            while sent.is_ok() {
+                sent = stream.write_all(&chunk).await;
+                parts.sent.fetch_add(chunk.len() as u64, Ordering::SeqCst);
+            }
+            sent
+        }
         None => {
             stream
                 .write_all(b"HTTP/1.0 404 Not found\r\nContent-Length: 0\r\n\r\n")

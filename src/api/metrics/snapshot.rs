@@ -17,7 +17,8 @@ use crate::journal::{Debts, Depth};
 use crate::ledger::ClusterNode;
 use crate::proxy::Stats;
 use crate::repair::status::{
-    Progress, ScanProgress, State, Status, StreamProgress, VerifyProgress,
+    BreakerState, Progress, ScanProgress, SourceStatus, State, Status, StreamProgress,
+    VerifyProgress,
 };
 use crate::version::{Version, wall_clock};
 
@@ -287,6 +288,7 @@ impl Snapshot {
             "Those of them that have come. Healthy: catches up with those that have missed it.",
             lag.came_late,
         )?;
+        of_sources(&self.repair.sources, page)?;
         for worker in workers {
             match &worker.progress {
                 Progress::None => {}
@@ -358,6 +360,40 @@ impl Snapshot {
         // A version may be ahead of the wall clock.
         age.unwrap_or_default().max(0.0)
     }
+}
+
+fn of_sources(sources: &[SourceStatus], page: &mut Page<'_>) -> fmt::Result {
+    let named = || {
+        sources
+            .iter()
+            .map(|source| (source.datacenter.as_str(), source))
+    };
+    let states = named().flat_map(|(name, source)| {
+        BreakerState::ALL.into_iter().map(move |state| {
+            let labels = [("source", name), ("state", state.word())];
+            (labels, flag(source.state == state))
+        })
+    });
+    page.gauges(
+        "repair_source_state",
+        "1 for the state of the breaker before a datacenter that copies come from, 0 for the others. Healthy: 1 for closed.",
+        states,
+    )?;
+    page.gauges(
+        "repair_source_first_byte_seconds",
+        "From a request to its first byte, on the average of lately. Healthy: the way there and a disk.",
+        named().filter_map(|(name, source)| Some(([("source", name)], source.first_byte_seconds?))),
+    )?;
+    page.counters(
+        "repair_source_bytes",
+        "Bytes that it gave, those of copies that came to nothing included. Healthy: grows while it stores.",
+        named().map(|(name, source)| ([("source", name)], source.bytes)),
+    )?;
+    page.counters(
+        "repair_source_failures",
+        "How often it failed, or what it gave was of no use. Healthy: hardly grows.",
+        named().map(|(name, source)| ([("source", name)], source.failures)),
+    )
 }
 
 fn of_streams(streams: &BTreeMap<String, StreamProgress>, page: &mut Page<'_>) -> fmt::Result {

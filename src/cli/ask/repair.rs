@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use super::budget::{self, Budget};
 use super::show::{part, text};
 use super::{Asking, segment};
 use crate::cli::Failure;
@@ -29,6 +30,10 @@ pub enum Repair {
 
     /// Tell a worker that goes over all files (scan, verify) to begin now, or after what it is at
     Begin(Named),
+
+    /// Say, or show, what all of them together may take: bytes and files in a second, copies at once
+    #[command(subcommand, arg_required_else_help = true)]
+    Budget(Budget),
 }
 
 /// What `repair show` takes.
@@ -86,6 +91,7 @@ pub(in crate::cli) fn run(repair: Repair) -> Result<(), Failure> {
             }
             Named { worker, asking }.put(&body)
         }
+        Repair::Budget(budget) => budget::run(budget),
         Repair::Begin(named) => {
             let path = format!("{}/begin", named.path()?);
             named.asking.tell(Method::POST, &path, None, |answer| {

@@ -220,6 +220,9 @@ pub(super) fn part(name: &str, said: &Value) {
         let text = format!("tracker {} is left out: {why}", text(&tracker["name"]));
         line(bad(text).to_string());
     }
+    for source in list("sources") {
+        line(source_of_copies(source));
+    }
     for clock in list("clocks") {
         let seconds = clock["ahead_seconds"].as_i64().unwrap_or_default();
         let side = if seconds > 0 { "ahead of" } else { "behind" };
@@ -502,6 +505,39 @@ pub(super) fn gaps(answer: &Value) {
     if count > gaps.len() as u64 {
         say!("… and {} more", grouped(count - gaps.len() as u64));
     }
+}
+
+/// One datacenter that copies come from.
+fn source_of_copies(source: &Value) -> String {
+    let name = text(&source["datacenter"]);
+    let hosts = source["hosts"].as_array().map_or(&[][..], Vec::as_slice);
+    let away = hosts.iter().filter(|host| host["state"] != "closed");
+    let away: Vec<String> = away.map(|host| text(&host["host"])).collect();
+    let last = source["last_error"]["error"].as_str().map(plain);
+    let last = last.map_or_else(String::new, |last| format!(": {last}"));
+    if source["state"] != "closed" {
+        return bad(format!("source {name} is left alone for a while{last}")).to_string();
+    }
+    if !away.is_empty() {
+        let hosts = away.join(", ");
+        return bad(format!(
+            "source {name}, of which {hosts} is left alone for a while{last}"
+        ))
+        .to_string();
+    }
+    let mut text = format!(
+        "source {name}: {} files, {}",
+        grouped(source["files"].as_u64().unwrap_or_default()),
+        bytes(source["bytes"].as_u64().unwrap_or_default())
+    );
+    if let Some(seconds) = source["first_byte_seconds"].as_f64() {
+        text += &format!(", first byte after {:.1} ms", seconds * 1000.0);
+    }
+    match source["failures"].as_u64() {
+        Some(0) | None => {}
+        Some(failures) => text += &format!(", {} failures", grouped(failures)),
+    }
+    text
 }
 
 pub(super) fn row(name: &str, what: impl std::fmt::Display) {
