@@ -24,8 +24,8 @@ use bytesize::ByteSize;
 use futures::future::join_all;
 use mogilefs_protocol::client::{Client, CreateClose, CreateOpen, GetPaths, Timeouts};
 use phylactery::config::{
-    ApiConfig, Config, DatacenterConfig, JournalConfig, LedgerConfig, ProxyConfig, RepairConfig,
-    SourcesConfig, VerifyBy,
+    ApiConfig, Config, DatacenterConfig, JournalConfig, LedgerConfig, OnVanished, ProxyConfig,
+    RepairConfig, SourcesConfig, VerifyBy,
 };
 use phylactery::events::{Events, What};
 use phylactery::file::Domain;
@@ -494,6 +494,11 @@ fn repair_config(at_once: usize) -> RepairConfig {
         verify_by: VerifyBy::Size,
         verify_rate: 50,
         verify_most_missing: 5.0,
+        on_vanished: OnVanished::Restore,
+        backfill_every: None,
+        backfill_rate: 50,
+        backfill_sweep_every: Duration::from_secs(86_400),
+        split_from: BTreeSet::new(),
     }
 }
 

@@ -247,6 +247,43 @@ pub struct RepairConfig {
     pub verify_rate: u32,
     /// `verify_most_missing`: per cent of the files looked at lately that may be missing or damaged before that is not believed. 5 by default.
     pub verify_most_missing: f64,
+    /// `on_vanished`: what becomes of a file that the tracker does not know any more. `"restore"` by default.
+    pub on_vanished: OnVanished,
+    /// `backfill_every`: from the end of one look at the tracker's newest files to the next; `"never"` for none. A minute by default.
+    pub backfill_every: Option<Duration>,
+    /// `backfill_rate`: files looked at in a second, at most. 200 by default.
+    pub backfill_rate: u32,
+    /// `backfill_sweep_every`: from the end of a look at all files of the tracker to the next. 3 days by default.
+    pub backfill_sweep_every: Duration,
+    /// `split_from`: datacenters with whose MogileFS database this one's was the same before the two were split: a fid of both
+    /// names the same bytes. None by default.
+    pub split_from: BTreeSet<Datacenter>,
+}
+
+/// What becomes of a file that the tracker does not know any more, though nobody deleted it through the proxy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum OnVanished {
+    /// `restore`: it is brought again from another datacenter.
+    #[default]
+    Restore,
+    /// `delete`: somebody deleted it past the proxy, and so it is deleted everywhere.
+    Delete,
+}
+
+impl OnVanished {
+    /// Both, by name.
+    pub const NAMES: [(&str, OnVanished); 2] = [
+        ("restore", OnVanished::Restore),
+        ("delete", OnVanished::Delete),
+    ];
+
+    /// The name that it has in the file.
+    pub fn name(self) -> &'static str {
+        match self {
+            OnVanished::Restore => "restore",
+            OnVanished::Delete => "delete",
+        }
+    }
 }
 
 /// The keys of `[repair]` that tell where bytes come from.

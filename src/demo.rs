@@ -14,6 +14,7 @@
 //! Always true: nothing is started before every port was found free, and nothing outside of `DIR` is made.
 //! Killed in the middle: started again on the same folder, it goes on where it was.
 
+use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -23,8 +24,8 @@ use anyhow::{Context, bail};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{
-    ApiConfig, Config, DatacenterConfig, JournalConfig, LedgerConfig, ProxyConfig, RepairConfig,
-    SourcesConfig, VerifyBy,
+    ApiConfig, Config, DatacenterConfig, JournalConfig, LedgerConfig, OnVanished, ProxyConfig,
+    RepairConfig, SourcesConfig, VerifyBy,
 };
 use crate::events::Events;
 use crate::file::{Datacenter, Domain};
@@ -53,6 +54,10 @@ const TOMBSTONE_RETENTION: Duration = Duration::from_secs(30 * 86_400);
 const SCAN_EVERY: Duration = Duration::from_secs(60);
 /// As often as all files can be read without anybody noticing.
 const VERIFY_EVERY: Duration = Duration::from_secs(600);
+
+/// As for verify: whoever plays may go past the proxy, and is to see that it is noticed.
+const BACKFILL_EVERY: Duration = Duration::from_secs(5);
+const BACKFILL_SWEEP_EVERY: Duration = Duration::from_secs(600);
 /// Ctrl-C should not take longer than one waits for it.
 const DRAIN: Duration = Duration::from_secs(3);
 
@@ -208,6 +213,11 @@ fn config_of(dir: &Path, site: &Site, ledger: LedgerConfig) -> anyhow::Result<Co
             verify_by: VerifyBy::Bytes,
             verify_rate: 50,
             verify_most_missing: 5.0,
+            on_vanished: OnVanished::Restore,
+            backfill_every: Some(BACKFILL_EVERY),
+            backfill_rate: 200,
+            backfill_sweep_every: BACKFILL_SWEEP_EVERY,
+            split_from: BTreeSet::new(),
         },
         api: ApiConfig {
             listen: site.api,

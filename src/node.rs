@@ -199,7 +199,11 @@ async fn open_stores(config: &Config) -> anyhow::Result<(Journal, Arc<dyn Ledger
     Ok((journal, open_ledger(&config.ledger).await?))
 }
 
-async fn open_ledger(config: &LedgerConfig) -> anyhow::Result<Arc<dyn Ledger>> {
+/// Opens the ledger of a configuration; one that is not there yet says so with every call until it is.
+///
+/// # Errors
+/// What shows at once: no such folder, another program's file.
+pub async fn open_ledger(config: &LedgerConfig) -> anyhow::Result<Arc<dyn Ledger>> {
     match config {
         LedgerConfig::Embedded { path } => {
             let (name, path) = (format!("the ledger {}", path.display()), path.clone());

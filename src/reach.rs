@@ -14,10 +14,11 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use rustix::fs::{Access, access};
 
 use crate::config::{CassandraConfig, Config, LedgerConfig};
-use crate::ledger::Ledger;
 use crate::ledger::cassandra::CassandraLedger;
 use crate::ledger::embedded::{OpenError, SCHEMA};
-use crate::trackers::chain;
+use crate::ledger::{DatacenterRecord, Ledger};
+use crate::split;
+use crate::trackers::{Trackers, chain};
 
 /// A tracker on the next rack answers a `noop` within a millisecond; a busy one that has not in five seconds keeps clients
 /// waiting too.
@@ -32,7 +33,7 @@ const CLUSTER: Duration = Duration::from_secs(90);
 /// What was found at one place.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Finding {
-    /// What should be there: `ledger` or `tracker`.
+    /// What should be there: `ledger` or `tracker`; or `storage`, which should be nobody else's.
     pub part: &'static str,
     /// Where it should be, as the configuration names it.
     pub at: String,
@@ -43,9 +44,45 @@ pub struct Finding {
 /// Looks at the ledger, and at each tracker of the proxy, all at once.
 pub async fn look(config: &Config) -> Vec<Finding> {
     let trackers = config.proxy.trackers.iter().map(|addr| tracker(addr));
-    let (ledger, trackers) =
-        tokio::join!(ledger(&config.ledger), futures::future::join_all(trackers));
-    std::iter::once(ledger).chain(trackers).collect()
+    let (ledger, trackers, storage) = tokio::join!(
+        ledger(&config.ledger),
+        futures::future::join_all(trackers),
+        storage(config)
+    );
+    let found = std::iter::once(ledger).chain(trackers);
+    found.chain(storage).collect()
+}
+
+/// Whether another datacenter names a storage node of this one. `None` where ledger or tracker do not say; they have a finding of their own.
+async fn storage(config: &Config) -> Option<Finding> {
+    let known = match &config.ledger {
+        LedgerConfig::Embedded { path } => {
+            let path = path.clone();
+            let reading = tokio::task::spawn_blocking(move || registered(&path));
+            reading.await.ok()?.ok()?
+        }
+        LedgerConfig::Cassandra(config) => {
+            let opening = tokio::time::timeout(CLUSTER, CassandraLedger::open(config));
+            let ledger = opening.await.ok()?.ok()?;
+            ledger.datacenters().await.ok()?
+        }
+    };
+    let here = &config.datacenter;
+    let hosts = match &here.storage_hosts {
+        Some(hosts) => hosts.clone(),
+        None => {
+            let trackers = Trackers::new(config.proxy.trackers.clone(), 1).with_timeouts(TRACKER);
+            split::storage_urls(&trackers.get_hosts().await.ok()?)
+        }
+    };
+    Some(Finding {
+        part: "storage",
+        at: format!("{} nodes", hosts.len()),
+        found: match split::clash(&here.name, &hosts, &known) {
+            None => Ok("no other datacenter names one of them".to_owned()),
+            Some(clash) => Err(clash.to_string()),
+        },
+    })
 }
 
 async fn tracker(addr: &str) -> Finding {
@@ -180,15 +217,24 @@ fn schema_of(path: &Path) -> rusqlite::Result<Tables> {
     }
 }
 
+/// What datacenters have registered in an embedded ledger, read without a trace.
+fn registered(path: &Path) -> rusqlite::Result<Vec<DatacenterRecord>> {
+    // Another version's rows may have another form; those are not judged.
+    let Tables::Ours(_) = schema_of(path)? else {
+        return Ok(Vec::new());
+    };
+    let file = without_a_trace(path, "mode=ro&readonly_shm=1")
+        .and_then(|file| file.query_row("SELECT 1", [], |_| Ok(())).map(|()| file))
+        .or_else(|_| without_a_trace(path, "immutable=1"))?;
+    let mut rows = file.prepare("SELECT record FROM datacenters")?;
+    let records = rows.query_map([], |row| row.get::<_, String>(0))?;
+    let records: Vec<String> = records.collect::<rusqlite::Result<_>>()?;
+    let read = records.iter().map(|record| serde_json::from_str(record));
+    Ok(read.filter_map(Result::ok).collect())
+}
+
 fn read_schema(path: &Path, how: &str) -> rusqlite::Result<Tables> {
-    /// What has a meaning of its own in the URI of a file.
-    const MEANT: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'?').add(b'#');
-    let name = percent_encode(path.as_os_str().as_encoded_bytes(), MEANT);
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX
-        | OpenFlags::SQLITE_OPEN_URI;
-    let file = Connection::open_with_flags(format!("file:{name}?{how}"), flags)?;
-    file.busy_timeout(Duration::from_secs(1))?;
+    let file = without_a_trace(path, how)?;
     let count = |of: &str| file.query_row(of, [], |row| row.get::<_, i64>(0));
     if count("SELECT count(*) FROM sqlite_schema")? == 0 {
         return Ok(Tables::None);
@@ -199,6 +245,18 @@ fn read_schema(path: &Path, how: &str) -> rusqlite::Result<Tables> {
     let version = "SELECT value FROM meta WHERE name = 'schema'";
     let version = file.query_row(version, [], |row| row.get(0)).optional()?;
     Ok(version.map_or(Tables::OfOthers, Tables::Ours))
+}
+
+fn without_a_trace(path: &Path, how: &str) -> rusqlite::Result<Connection> {
+    /// What has a meaning of its own in the URI of a file.
+    const MEANT: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'?').add(b'#');
+    let name = percent_encode(path.as_os_str().as_encoded_bytes(), MEANT);
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_URI;
+    let file = Connection::open_with_flags(format!("file:{name}?{how}"), flags)?;
+    file.busy_timeout(Duration::from_secs(1))?;
+    Ok(file)
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::DatacenterConfig;
 use crate::journal::Journal;
 use crate::ledger::{DatacenterRecord, Ledger};
+use crate::split::{self, Clash};
 use crate::trackers::Trackers;
 use crate::trust::Auditor;
 use crate::version::Version;
@@ -47,6 +48,7 @@ impl Registration {
         beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut until_look = 0;
         let mut silent = false;
+        let mut clashed = None;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -69,7 +71,14 @@ impl Registration {
                 until_look = match self.publish_datacenter().await {
                     Ok(()) => BEATS_A_LOOK,
                     Err(why) => {
-                        tracing::debug!("this datacenter is not published yet: {why}");
+                        match why.downcast_ref::<Clash>() {
+                            Some(clash) if clashed != Some(clash.clone()) => {
+                                tracing::error!("this datacenter is not published: {clash}");
+                                clashed = Some(clash.clone());
+                            }
+                            Some(_) => {}
+                            None => tracing::debug!("this datacenter is not published yet: {why}"),
+                        }
                         1
                     }
                 };
@@ -84,6 +93,10 @@ impl Registration {
             None => self.hosts_of_the_tracker().await?,
         };
         let known = self.ledger.datacenters().await?;
+        // Who is not registered is fetched from by nobody, and fetches nothing.
+        if let Some(clash) = split::clash(&self.config.name, &storage_hosts, &known) {
+            return Err(clash.into());
+        }
         let known = known
             .into_iter()
             .find(|known| known.name == self.config.name);
@@ -111,14 +124,6 @@ impl Registration {
     }
 
     async fn hosts_of_the_tracker(&self) -> anyhow::Result<BTreeSet<String>> {
-        let mut storage_hosts = BTreeSet::new();
-        for host in self.trackers.get_hosts().await? {
-            for ip in std::iter::once(&host.hostip).chain(&host.altip) {
-                for port in std::iter::once(host.http_port).chain(host.http_get_port) {
-                    storage_hosts.insert(format!("{ip}:{port}"));
-                }
-            }
-        }
-        Ok(storage_hosts)
+        Ok(split::storage_urls(&self.trackers.get_hosts().await?))
     }
 }

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use mogilefs_protocol::client::{
-    ClassSettings, Client, ClientError, CreateClose, CreateOpen, Domain as TrackerDomain,
+    ClassSettings, Client, ClientError, CreateClose, CreateOpen, Device, Domain as TrackerDomain,
     FileDebug, FileInfo, GetPaths, Host, ListedFile, Opened, Timeouts,
 };
 use parking_lot::Mutex;
@@ -380,6 +380,28 @@ impl Trackers {
     /// The tracker's own, or that of the last attempt.
     pub async fn get_hosts(&self) -> Result<Vec<Host>, TrackerError> {
         ask!(self, Again::Always, client => client.get_hosts())
+    }
+
+    /// All storage devices.
+    ///
+    /// # Errors
+    /// The tracker's own, or that of the last attempt.
+    pub async fn get_devices(&self) -> Result<Vec<Device>, TrackerError> {
+        ask!(self, Again::Always, client => client.get_devices())
+    }
+
+    /// What one of the trackers counts (`!stats`), as far as it is numbers.
+    ///
+    /// # Errors
+    /// As above.
+    pub async fn stats(&self) -> Result<Vec<(String, u64)>, TrackerError> {
+        let lines = ask!(self, Again::Always, client => client.admin("!stats"))?;
+        let read = |line: &[u8]| {
+            let line = std::str::from_utf8(line).ok()?;
+            let (name, value) = line.trim().rsplit_once(' ')?;
+            Some((name.to_owned(), value.parse().ok()?))
+        };
+        Ok(lines.iter().filter_map(|line| read(line)).collect())
     }
 
     /// Reserves a fid and learns where to put its bytes. One that is lost is reaped by the tracker.

@@ -9,6 +9,10 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use phylactery::ledger::embedded::EmbeddedLedger;
+use phylactery::ledger::{DatacenterRecord, Ledger};
+use phylactery::split::storage_urls;
+use phylactery::trackers::Trackers;
+use phylactery::version::wall_clock;
 use serde_json::{Value, json};
 
 fn program() -> Command {
@@ -471,7 +475,36 @@ fn check_config_connects_where_it_is_told_to_and_leaves_no_trace() {
     let tracker = json!({
         "part": "tracker", "at": address.to_string(), "good": true, "found": "answers", "wrong": null
     });
-    assert_eq!(reached[1..], [tracker]);
+    let storage = json!({
+        "part": "storage", "at": "1 nodes", "good": true, "found": "no other datacenter names one of them", "wrong": null
+    });
+    assert_eq!(reached[1..], [tracker, storage]);
+
+    // Two datacenters that name one storage node destroy each other's files.
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let trackers = Trackers::new(vec![address.to_string()], 1);
+        let other = DatacenterRecord {
+            name: "tx01".parse().unwrap(),
+            active: true,
+            trackers: Vec::new(),
+            storage_hosts: storage_urls(&trackers.get_hosts().await.unwrap()),
+            api: None,
+            updated: wall_clock(),
+        };
+        let ledger = EmbeddedLedger::open(folder.path().join("ledger.db")).unwrap();
+        ledger.set_datacenter(&other).await.unwrap();
+    });
+    let output = check(&["--connect"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let told = text(&output.stdout);
+    assert!(
+        told.contains("is a storage node of ma01 and of tx01 too"),
+        "{told}"
+    );
+    let before = names(folder.path());
+    check(&["--connect"]);
+    assert_eq!(names(folder.path()), before);
 
     // Nothing is contacted by who was not asked to.
     let output = check(&["--json"]);

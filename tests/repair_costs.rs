@@ -109,7 +109,7 @@ async fn a_file_costs_what_the_architecture_says() {
         match worker.unwrap().progress {
             Progress::Scan(scan) => scan.ended,
             Progress::Verify(verify) => verify.ended,
-            Progress::None | Progress::Tail(_) => None,
+            Progress::None | Progress::Tail(_) | Progress::Backfill(_) => None,
         }
     };
     for (name, bounds) in [

@@ -159,7 +159,7 @@ async fn what_makes_no_sense_or_cannot_be_kept_changes_nothing() {
     let refused = tx.repair().change("tale", pause).await.unwrap_err();
     assert_eq!(
         refused.to_string(),
-        "no worker is called tale; they are tail, retry, scan, verify"
+        "no worker is called tale; they are tail, retry, scan, verify, backfill"
     );
     let refused = tx.repair().change("tail", rest(1.0)).await;
     assert!(matches!(

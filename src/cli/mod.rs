@@ -8,12 +8,14 @@ mod ask;
 mod check_config;
 mod demo;
 mod failure;
+mod import;
 pub mod log;
 mod paint;
 mod process;
 mod run;
 mod schema;
 mod signals;
+mod split;
 mod tracker;
 
 use std::process::ExitCode;
@@ -41,7 +43,8 @@ pub use failure::Failure;
           phylactery explain photos 2026/cat.jpg\n  \
           phylactery gaps --json | jq '.gaps[].key'\n  \
           phylactery placement set photos:raw ma01,tx01\n  \
-          phylactery repair budget set --bytes-per-second 50MB\n\n\
+          phylactery repair budget set --bytes-per-second 50MB\n  \
+          phylactery import --config /etc/phylactery.toml --dump file.tsv --dry-run\n\n\
         Exit status:\n  \
           0   done\n  \
           1   failed, for the reason told\n  \
@@ -101,6 +104,21 @@ pub enum Command {
     /// for tests and for a small site; it is one process on one disk, so it is no replacement for the
     /// real one where files must survive the loss of a machine.
     Tracker(tracker::Arguments),
+
+    /// Tell the ledger of the files that a datacenter had before it had a proxy
+    ///
+    /// Reads the tracker's list of files, or faster a dump of its database, and writes to the ledger that they are here; safe beside
+    /// a running node, and while clients change files. Interrupted, the same command goes on where it stopped. What another
+    /// datacenter has too is compared: the same is adopted, the different is listed and left alone, unless --prefer says whose
+    /// counts. A node finds all these files by itself too, by its backfill; this is the faster way, and says what it has met. The exit status is 0 when
+    /// it came to the end, whatever it met.
+    Import(import::Arguments),
+
+    /// See to it that installations which were one do not destroy each other's files
+    ///
+    /// For one MogileFS over several sites that becomes one in each, without copying: docs/split.md has the steps.
+    #[command(subcommand, arg_required_else_help = true)]
+    Split(split::Split),
 
     /// Show how a datacenter is doing
     ///
@@ -173,7 +191,11 @@ impl Command {
             Command::Run(_) => "info,scylla=error",
             Command::Tracker(_) => "info",
             // What the driver of Cassandra notices is for the log of a service; what comes of it is told here anyway.
-            Command::CheckConfig(_) | Command::Schema(_) | Command::Demo(_) => "warn,scylla=off",
+            Command::CheckConfig(_)
+            | Command::Schema(_)
+            | Command::Demo(_)
+            | Command::Import(_)
+            | Command::Split(_) => "warn,scylla=off",
             Command::Status(_)
             | Command::Accept(_)
             | Command::File(_)
@@ -201,6 +223,8 @@ impl Command {
             Command::Schema(schema::Schema::Check(arguments)) => schema::check(arguments),
             Command::Demo(arguments) => demo::run(arguments),
             Command::Tracker(arguments) => tracker::run(arguments),
+            Command::Import(arguments) => import::run(arguments),
+            Command::Split(split) => split::run(split),
             Command::Status(arguments) => ask::status(arguments),
             Command::Accept(arguments) => ask::accept(arguments),
             Command::File(ask::File::Show(arguments)) => ask::file(arguments),

@@ -80,6 +80,11 @@ impl Config {
                 "verify_by": self.repair.verify_by.name(),
                 "verify_rate": self.repair.verify_rate,
                 "verify_most_missing": format!("{}%", self.repair.verify_most_missing),
+                "on_vanished": self.repair.on_vanished.name(),
+                "backfill_every": self.repair.backfill_every.map_or("never".to_owned(), time),
+                "backfill_rate": self.repair.backfill_rate,
+                "backfill_sweep_every": time(self.repair.backfill_sweep_every),
+                "split_from": self.repair.split_from,
             },
             "api": {
                 "listen": self.api.listen,

@@ -15,8 +15,8 @@ use super::values::{
     or_never, or_unlimited, path, percent, size, text,
 };
 use super::{
-    ApiConfig, Config, DatacenterConfig, JournalConfig, LedgerConfig, Patience, ProxyConfig,
-    RepairConfig, SourcesConfig, SpoolConfig, VerifyBy,
+    ApiConfig, Config, DatacenterConfig, JournalConfig, LedgerConfig, OnVanished, Patience,
+    ProxyConfig, RepairConfig, SourcesConfig, SpoolConfig, VerifyBy,
 };
 use crate::file::{Datacenter, Domain, NodeName};
 use crate::repair::budget::{LEAST_BYTES, Limits, MOST_BYTES, MOST_COPIES, MOST_FILES};
@@ -229,6 +229,22 @@ fn repair(section: &Section<'_>, folder: &Path) -> RepairConfig {
         verify_by: section.or("verify_by", named(&VerifyBy::NAMES), VerifyBy::default()),
         verify_rate: section.or("verify_rate", rate(1..=100_000), 50),
         verify_most_missing: section.or("verify_most_missing", percent, 5.0),
+        on_vanished: section.or(
+            "on_vanished",
+            named(&OnVanished::NAMES),
+            OnVanished::default(),
+        ),
+        backfill_every: section.or(
+            "backfill_every",
+            or_never(duration(SECOND..=DAY)),
+            Some(MINUTE),
+        ),
+        backfill_rate: section.or("backfill_rate", rate(1..=100_000), 200),
+        backfill_sweep_every: section.or("backfill_sweep_every", duration(MINUTE..=YEAR), 3 * DAY),
+        split_from: section
+            .or("split_from", list(name::<Datacenter>), Vec::new())
+            .into_iter()
+            .collect(),
     };
     let sound = section.is_sound("retry_first") && section.is_sound("retry_most");
     if sound && config.retry_first > config.retry_most {

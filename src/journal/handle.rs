@@ -346,6 +346,39 @@ impl Journal {
         &self,
         settled: Vec<(u64, Vec<Announcement>)>,
     ) -> Result<(), JournalError> {
+        let settled = settled.into_iter();
+        self.write_announcements(settled.map(|(seq, said)| (Some(seq), said)))
+            .await
+    }
+
+    /// Tells the ledger what no intent of this journal has brought about: what clients did past the proxy. As with
+    /// [`Self::announce`] the changes get their numbers, become debts and are durable when this returns. `guard` covers
+    /// the files; whoever changes them next is newer than what is told.
+    ///
+    /// # Errors
+    /// If it cannot be written. Nothing is told then.
+    pub async fn tell(
+        &self,
+        guard: &KeyGuard,
+        announcements: Vec<Announcement>,
+    ) -> Result<(), JournalError> {
+        for Announcement { file, version, .. } in &announcements {
+            debug_assert!(
+                guard.covers(file),
+                "what is told needs the locks of its keys"
+            );
+            if !self.clock().observe(*version) {
+                self.raise_floor(file, *version).await?;
+            }
+        }
+        self.write_announcements(std::iter::once((None, announcements)))
+            .await
+    }
+
+    async fn write_announcements(
+        &self,
+        settled: impl Iterator<Item = (Option<u64>, Vec<Announcement>)>,
+    ) -> Result<(), JournalError> {
         let doing = "write announcements to the journal";
         let ready = |announcements: Vec<Announcement>| {
             announcements
@@ -354,7 +387,6 @@ impl Journal {
                 .collect::<Result<_, _>>()
         };
         let settled = settled
-            .into_iter()
             .map(|(seq, announcements)| Ok((seq, ready(announcements)?)))
             .collect::<Result<_, serde_json::Error>>()
             .map_err(|why| JournalError::Failed {

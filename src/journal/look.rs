@@ -17,7 +17,7 @@ const NO_FID: Fid = Fid(1 << 52);
 impl Look for Trackers {
     async fn by_key(&self, file: &FileName) -> Result<Option<Row>, LookError> {
         match self.file_debug_by_key(file).await {
-            Ok(found) => Ok(found.as_ref().and_then(row)),
+            Ok(found) => Ok(found.as_ref().and_then(living)),
             Err(why) if why.is_code("unreg_domain") => Ok(None),
             // A key that the tracker's database cannot hold dies in every lookup. If others
             // work, nothing can be there.
@@ -26,7 +26,7 @@ impl Look for Trackers {
                 match self.file_debug_by_key(file).await {
                     Err(again) if again.is_code("failure") => Ok(None),
                     Err(again) => Err(look_error(again)),
-                    Ok(found) => Ok(found.as_ref().and_then(row)),
+                    Ok(found) => Ok(found.as_ref().and_then(living)),
                 }
             }
             Err(why) => Err(look_error(why)),
@@ -35,7 +35,7 @@ impl Look for Trackers {
 
     async fn by_fid(&self, fid: Fid) -> Result<Option<Row>, LookError> {
         let found = self.file_debug_by_fid(fid).await.map_err(look_error)?;
-        Ok(row(&found))
+        Ok(living(&found))
     }
 }
 
@@ -44,7 +44,7 @@ fn look_error(why: TrackerError) -> LookError {
 }
 
 /// The living file that an answer speaks of. A digest that the tracker keeps may be a client's mere claim, so it is left out.
-fn row(found: &FileDebug) -> Option<Row> {
+pub fn living(found: &FileDebug) -> Option<Row> {
     let file = found.file.as_ref()?;
     Some(Row {
         file: FileName::from_bytes(&file.domain, &file.key),

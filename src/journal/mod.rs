@@ -50,6 +50,7 @@ use crate::ledger::FileWrite;
 use crate::version::Version;
 
 pub use handle::{Delivery, Intent, Journal};
+pub use look::living;
 pub use owed::{Debt, Debts, Most, Walk};
 
 /// A change of the tracker's namespace.

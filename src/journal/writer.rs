@@ -61,9 +61,9 @@ pub enum Request {
     },
     /// Note what became of one.
     Outcome(HandedIn),
-    /// Replace entries by announcements, durably.
+    /// Replace entries by announcements, durably; `None`: no entry stands behind these.
     Announce {
-        settled: Vec<(u64, Vec<NewAnnouncement>)>,
+        settled: Vec<(Option<u64>, Vec<NewAnnouncement>)>,
         answer: oneshot::Sender<Result<(), JournalError>>,
     },
     /// Keep the next version of a file above this one, durably.
@@ -118,7 +118,7 @@ enum Work {
     Intend(Stamped),
     Outcome(HandedIn),
     Announce {
-        settled: Vec<(u64, Vec<NewAnnouncement>)>,
+        settled: Vec<(Option<u64>, Vec<NewAnnouncement>)>,
         answer: oneshot::Sender<Result<(), JournalError>>,
     },
     RaiseFloor {
@@ -526,19 +526,21 @@ impl Writer {
 
     fn announce(
         &self,
-        seq: u64,
+        seq: Option<u64>,
         announcements: &[NewAnnouncement],
         after: &mut Counters,
         effects: &mut Vec<Effect>,
     ) -> rusqlite::Result<()> {
-        let Some(files) = rows::delete_entry(&self.db, seq)? else {
-            // Announced before: what it was to say has its numbers already.
-            tracing::debug!(seq, "an entry is announced a second time; once is enough");
-            return Ok(());
-        };
-        let files: Vec<_> = files.iter().collect();
-        let tags = self.core.index.tags(&files);
-        effects.push(Effect::Gone(Table::Entries, seq, tags));
+        if let Some(seq) = seq {
+            let Some(files) = rows::delete_entry(&self.db, seq)? else {
+                // Announced before: what it was to say has its numbers already.
+                tracing::debug!(seq, "an entry is announced a second time; once is enough");
+                return Ok(());
+            };
+            let files: Vec<_> = files.iter().collect();
+            let tags = self.core.index.tags(&files);
+            effects.push(Effect::Gone(Table::Entries, seq, tags));
+        }
         for announcement in announcements {
             after.id += 1;
             let number = announcement.change.then(|| {

@@ -376,7 +376,9 @@ impl Shared {
     fn scan_progress(&self) -> Option<ScanProgress> {
         match &*self.scan.progress.lock() {
             Progress::Scan(scan) => Some(scan.clone()),
-            Progress::None | Progress::Tail(_) | Progress::Verify(_) => None,
+            Progress::None | Progress::Tail(_) | Progress::Verify(_) | Progress::Backfill(_) => {
+                None
+            }
         }
     }
 

@@ -7,14 +7,17 @@
 
 use bytes::Bytes;
 use futures::stream;
+use md5::{Digest, Md5};
 use reqwest::header::{self, HeaderValue};
 use reqwest::{StatusCode, Url};
 use tokio::sync::mpsc;
 use tokio::time::{Duration, timeout};
 
 use crate::config::Patience;
-use crate::file::{Datacenter, Fid};
+use crate::file::{Checksum, Datacenter, Fid};
 use crate::ledger::DatacenterRecord;
+
+use super::budget::{Budget, OfSource};
 
 /// How long an unused connection is kept; storage nodes close theirs after a little more.
 const IDLE: Duration = Duration::from_secs(20);
@@ -115,6 +118,23 @@ impl Fetcher {
             .http1_only()
             .build()?;
         Ok(Fetcher { http, patience })
+    }
+
+    /// Reads all bytes, within the budget, and gives their MD5; nothing of them is kept.
+    pub(super) async fn digest(
+        &self,
+        url: &Url,
+        size: u64,
+        budget: &Budget,
+        of: &OfSource,
+    ) -> Result<Checksum, FetchError> {
+        let mut begun = self.begin(url, 0, size).await?;
+        let mut digest = Md5::new();
+        while let Some(chunk) = begun.chunk().await? {
+            budget.take_bytes(of, chunk.len() as u64).await;
+            digest.update(&chunk);
+        }
+        Ok(Checksum::md5(&digest.finalize()))
     }
 
     /// Sends a request that a source is to answer soon.

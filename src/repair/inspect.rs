@@ -5,12 +5,12 @@
 //! asked (`file_debug`). A good look leaves a proof in the ledger, a bad one nothing: it has to be as bad a second time.
 //! Never here: deciding what to do about it (`verify`), or changing anything here.
 
-use md5::{Digest, Md5};
 use mogilefs_protocol::client::Destination;
 use reqwest::Url;
 
 use crate::config::VerifyBy;
-use crate::file::{Checksum, Fid, FileName, Found, Held, Put};
+use crate::file::{Checksum, Class, Fid, FileName, Found, Held, Put};
+use crate::journal::{living, settle::Row};
 use crate::ledger::{LedgerError, Strength};
 use crate::trackers::TrackerError;
 
@@ -24,12 +24,23 @@ pub(super) enum Seen {
     /// It is as it should be, and the ledger has the proof.
     Good,
     Bad(Bad),
+    /// Somebody changed it past the proxy.
+    Past(Past),
     /// The ledger does not say that it is here, or not any more.
     Moot,
     /// It cannot be said, for this reason.
     Unsure(String),
     /// The tracker does not answer, which may go for all files.
     TrackerAway(String),
+}
+
+/// What somebody did to a file past the proxy.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Past {
+    /// Other bytes are under the key, or its class is another.
+    Changed,
+    /// Its fid is under another key.
+    Renamed(Row),
 }
 
 /// A file that is not as it should be.
@@ -106,6 +117,10 @@ impl Reconciler {
                 "the tracker knows the key, but not which fid it names".into(),
             ));
         };
+        let changed = row.fid != held.fid.0 || Class::from_bytes(&row.class) != held.class;
+        if changed && self.takes_in() {
+            return Ok(Seen::Past(Past::Changed));
+        }
         if row.fid != held.fid.0 {
             return Ok(Seen::Unsure(format!(
                 "the tracker holds fid {} under this key, where fid {} was expected: stored past the proxy? It is not touched",
@@ -119,17 +134,21 @@ impl Reconciler {
             );
             return Ok(bad(held, Lacks::Bytes, why));
         }
+        if known.devids.is_empty() {
+            let why = format!("the tracker has fid {} on none of its devices", row.fid);
+            return Ok(bad(held, Lacks::Bytes, why));
+        }
         self.look_at_bytes(&view, put, held, &known.paths, by).await
     }
 
     /// Of a key that the tracker does not know: before it is called missing, asks where its fid is now.
     async fn is_gone(&self, held: &Held) -> Seen {
         match self.local.file_debug_by_fid(held.fid).await {
-            Ok(known) => match known.file {
+            Ok(known) => match living(&known) {
+                Some(row) if self.takes_in() => Seen::Past(Past::Renamed(row)),
                 Some(row) => Seen::Unsure(format!(
                     "the tracker has its fid {} under the key {} now: renamed past the proxy? It is not touched",
-                    held.fid,
-                    FileName::from_bytes(&row.domain, &row.key)
+                    held.fid, row.file
                 )),
                 None => {
                     let why = format!(
@@ -217,13 +236,7 @@ impl Reconciler {
     /// Reads all bytes, within the budget, and gives their MD5; nothing of them is kept.
     async fn digest(&self, url: &Url, size: u64) -> Result<Checksum, FetchError> {
         let here = self.budget.source(&self.datacenter);
-        let mut begun = self.fetcher.begin(url, 0, size).await?;
-        let mut digest = Md5::new();
-        while let Some(chunk) = begun.chunk().await? {
-            self.budget.take_bytes(&here, chunk.len() as u64).await;
-            digest.update(&chunk);
-        }
-        Ok(Checksum::md5(&digest.finalize()))
+        self.fetcher.digest(url, size, &self.budget, &here).await
     }
 
     async fn is_good(

@@ -1,21 +1,25 @@
 //! Repair: bringing here what is missing here, and taking away what was deleted elsewhere.
 //!
-//! Workers ([`worker`]) find files: [`tail`], [`retry`], [`scan`], [`verify`]; one idempotent step acts on a file ([`reconcile`]), by a copy
+//! Workers ([`worker`]) find files: [`tail`], [`retry`], [`scan`], [`verify`], [`backfill`]; one idempotent step acts on a file ([`reconcile`]), by a copy
 //! ([`copy`]), within a [`budget`], or by a change in the local tracker ([`apply`]); what did not work is parked by name ([`park`]). Why a file is here
-//! or not is told by the same judgement ([`explain`]).
+//! or not is told by the same judgement ([`explain`]). What was changed past the proxy is told the ledger by [`found`].
 //!
 //! Always true: nothing newer is replaced by older, whatever finds a file how often; a cursor passes a file only when it is
 //! done or parked; a client never waits for repair.
 //! Never here: what a client changed (`proxy`), and what this datacenter holds as the ledger is told it (`journal`), but for what verify
-//! has observed ([`proof`]).
+//! has observed ([`proof`]) and what nobody has reported ([`found`], [`import`]).
 //! Killed in the middle: cursors, gaps and intents are on disk; everything else is found again.
 
 mod apply;
+mod backfill;
 pub mod budget;
 mod clocks;
+mod compare;
 mod copy;
 pub mod explain;
 mod fetch;
+mod found;
+pub mod import;
 mod inspect;
 pub mod lag;
 mod pace;
@@ -58,6 +62,8 @@ use crate::locks::KeyLocks;
 use crate::trackers::Trackers;
 use crate::trust::Trust;
 use crate::version::Version;
+
+pub use backfill::newest_fid;
 
 use budget::Budget;
 use clocks::Clocks;
@@ -123,6 +129,7 @@ struct Shared {
     retry: Arc<Figures>,
     scan: Arc<Figures>,
     verify: Arc<Figures>,
+    backfill: Arc<Figures>,
     /// Whether what an operator has set for them was read; held by whoever sets something.
     settings_loaded: tokio::sync::Mutex<bool>,
     /// The nodes of other datacenters, and when they were read.
@@ -131,6 +138,10 @@ struct Shared {
     scan_wanted: Mutex<Option<Version>>,
     /// Whether a pass of verify is asked for.
     verify_wanted: AtomicBool,
+    /// Whether a look at all files of the tracker is asked for.
+    backfill_wanted: AtomicBool,
+    /// Whether all files of the tracker were looked at once.
+    is_backfilled: AtomicBool,
     /// When streams of other nodes were found to have been left, the last of them: what was left in them is for a scan to find.
     left: Mutex<Version>,
     /// Whether the last whole scan was made under the rules of placement of today.
@@ -150,6 +161,7 @@ impl Repair {
     pub fn start(parts: RepairParts) -> Result<Repair, StartError> {
         let enabled = parts.config.enabled;
         let verify_rate = NonZeroU32::new(parts.config.verify_rate);
+        let backfill_rate = NonZeroU32::new(parts.config.backfill_rate);
         let registry = Registry::new(
             Arc::clone(&parts.ledger),
             parts.datacenter.clone(),
@@ -181,10 +193,13 @@ impl Repair {
             retry: Arc::new(Figures::new("retry")),
             scan: Arc::new(Figures::over_all("scan", None)),
             verify: Arc::new(Figures::over_all("verify", verify_rate)),
+            backfill: Arc::new(Figures::over_all("backfill", backfill_rate)),
             settings_loaded: tokio::sync::Mutex::new(false),
             nodes: Mutex::default(),
             scan_wanted: Mutex::default(),
             verify_wanted: AtomicBool::new(false),
+            backfill_wanted: AtomicBool::new(false),
+            is_backfilled: AtomicBool::new(false),
             left: Mutex::default(),
             scan_is_current: AtomicBool::new(false),
             registered: OnceCell::new(),
@@ -194,11 +209,12 @@ impl Repair {
         });
         let mut workers = JoinSet::new();
         if enabled {
-            let all: [(&Arc<Figures>, Begin); 4] = [
+            let all: [(&Arc<Figures>, Begin); 5] = [
                 (&shared.tail, |shared| tail::begin(shared).boxed()),
                 (&shared.retry, |shared| retry::begin(shared).boxed()),
                 (&shared.scan, |shared| scan::begin(shared).boxed()),
                 (&shared.verify, |shared| verify::begin(shared).boxed()),
+                (&shared.backfill, |shared| backfill::begin(shared).boxed()),
             ];
             for (figures, begin) in all {
                 workers.spawn(keep(Arc::clone(&shared), Arc::clone(figures), begin));
@@ -245,7 +261,7 @@ impl Repair {
     }
 
     /// The moment T such that every change that a node of another datacenter recorded before T is done or parked
-    /// by name here, and all files were scanned since this journal began. `None` while that cannot be said of any, or ledger and
+    /// by name here, all files were scanned since this journal began, and those of the tracker were looked at once. `None` while that cannot be said of any, or ledger and
     /// journal disagree.
     ///
     /// A node that is silent holds T back. "In sync" takes more: no gaps, and nothing undelivered here.
@@ -269,6 +285,12 @@ impl Repair {
         self.shared.verify.asked.notify_one();
     }
 
+    /// Asks for a look at all files of the local tracker, now or after the one under way.
+    pub fn ask_for_backfill(&self) {
+        self.shared.backfill_wanted.store(true, Ordering::Release);
+        self.shared.backfill.asked.notify_one();
+    }
+
     /// Changes what a worker may do, from now on and after restarts.
     ///
     /// # Errors
@@ -286,6 +308,7 @@ impl Repair {
         match self.shared.named(worker)?.name() {
             "scan" => self.ask_for_scan(),
             "verify" => self.ask_for_verify(),
+            "backfill" => self.ask_for_backfill(),
             worker => return Err(NotChanged::AlwaysOn { worker }),
         }
         Ok(())
@@ -333,7 +356,14 @@ impl Repair {
 
 impl Shared {
     fn figures(&self) -> impl Iterator<Item = &Arc<Figures>> {
-        [&self.tail, &self.retry, &self.scan, &self.verify].into_iter()
+        [
+            &self.tail,
+            &self.retry,
+            &self.scan,
+            &self.verify,
+            &self.backfill,
+        ]
+        .into_iter()
     }
 
     /// Waits until the ledger knows this datacenter, which takes a moment after the very first start: before that nothing
@@ -383,14 +413,18 @@ impl Shared {
     fn scanned_since(&self, moment: Version) -> bool {
         match &*self.scan.progress.lock() {
             Progress::Scan(scan) => scan.thorough_scan_began.is_some_and(|began| began > moment),
-            Progress::None | Progress::Tail(_) | Progress::Verify(_) => false,
+            Progress::None | Progress::Tail(_) | Progress::Verify(_) | Progress::Backfill(_) => {
+                false
+            }
         }
     }
 
     fn lag(&self) -> LagStatus {
         let oldest_pending = match &*self.tail.progress.lock() {
             Progress::Tail(streams) => streams.values().filter_map(|at| at.oldest_pending).min(),
-            Progress::None | Progress::Scan(_) | Progress::Verify(_) => None,
+            Progress::None | Progress::Scan(_) | Progress::Verify(_) | Progress::Backfill(_) => {
+                None
+            }
         };
         LagStatus {
             oldest_pending,
@@ -430,6 +464,7 @@ impl Shared {
         if !self.trust.is_given()
             || !self.scanned_since(self.scan_since())
             || !self.scan_is_current.load(Ordering::Relaxed)
+            || self.reconciler.takes_in() && !self.is_backfilled.load(Ordering::Acquire)
         {
             return None;
         }

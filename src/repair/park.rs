@@ -183,7 +183,7 @@ pub(super) fn micros(duration: Duration) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{SourcesConfig, VerifyBy};
+    use crate::config::{OnVanished, SourcesConfig, VerifyBy};
     use crate::repair::budget::Limits;
 
     #[test]
@@ -201,6 +201,11 @@ mod tests {
             verify_by: VerifyBy::Size,
             verify_rate: 1,
             verify_most_missing: 5.0,
+            on_vanished: OnVanished::Restore,
+            backfill_every: None,
+            backfill_rate: 1,
+            backfill_sweep_every: Duration::from_secs(1),
+            split_from: std::collections::BTreeSet::new(),
         };
         let of = |attempts, waited| {
             let waited = Duration::from_secs(waited);

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::RepairConfig;
 use crate::events::Events;
 use crate::file::{Class, Content, Datacenter, FileName, Held, Key, Op, Put, Revision};
+use crate::found::is_contested;
 use crate::journal::settle::Look;
 use crate::journal::{Journal, JournalError, Standing};
 use crate::ledger::{Expected, FileRecord, Ledger, LedgerError, Strength};
@@ -26,6 +27,7 @@ use crate::version::{Version, ago, wall_clock};
 
 use super::budget::Budget;
 use super::fetch::Fetcher;
+use super::found::Took;
 use super::lag::Lags;
 use super::park::micros;
 use super::registry::{Reading, Registry};
@@ -341,7 +343,12 @@ impl Reconciler {
                     "a newer change here is on its way to the ledger".into(),
                 ));
             }
-            self.look_for_the_unexplained(&view).await?;
+            match self.look_for_the_unexplained(&view).await {
+                Err(NotDone::Failed(why)) if self.takes_in() => {
+                    return Err(self.taken_in(&view, why).await);
+                }
+                looked => looked?,
+            }
             match step {
                 Step::Nothing => Ok(Did::Nothing),
                 Step::SetClass(class) => self.apply_class(&view, head, &class).await,
@@ -352,6 +359,9 @@ impl Reconciler {
                         return Ok(did);
                     }
                     self.apply_delete(&view, head).await
+                }
+                Step::Bring(put) if is_contested(&view.record, &self.datacenter) => {
+                    self.settle_contest(&view, &put).await
                 }
                 Step::Bring(put) => self.bring(&view, head, &put, from).await,
             }
@@ -459,6 +469,16 @@ impl Reconciler {
                     "the tracker holds fid {fid} under this key, of which the ledger does not know: stored past the proxy? It is not touched"
                 ),
             })),
+        }
+    }
+
+    /// Takes in what nothing explains, and says what is to be waited for.
+    async fn taken_in(&self, view: &View, unexplained: String) -> NotDone {
+        match self.take_in(view).await {
+            Ok(Took::Known) => NotDone::Failed(unexplained),
+            Ok(Took::Conflict(why)) => NotDone::Failed(why),
+            Ok(_) => NotDone::Later("it was changed past the proxy, which is told just now".into()),
+            Err(why) => why,
         }
     }
 

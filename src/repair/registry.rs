@@ -16,6 +16,8 @@ use crate::ledger::{DatacenterRecord, Ledger, LedgerError};
 use crate::placement::Placements;
 use crate::trackers::Trackers;
 
+use super::import;
+
 /// How old an answer may be: an operator's change is obeyed after this time at the latest.
 const FRESH: Duration = Duration::from_secs(3);
 
@@ -39,7 +41,7 @@ struct Kept {
 /// One reading of the registry.
 pub(super) struct Reading {
     placements: Placements,
-    /// See [`Placements::rules`].
+    /// See [`Placements::rules`]; and which imports have ended.
     pub(super) rules: String,
     datacenters: BTreeMap<Datacenter, Known>,
 }
@@ -83,9 +85,13 @@ impl Registry {
                 why: format!("{} has not told the ledger of itself yet", self.here),
             });
         }
-        let rules = placements.rules();
+        // What an import has told is in nobody's stream: a scan has to begin after it.
+        let mut rules = placements.rules();
         let mut datacenters = BTreeMap::new();
         for record in self.ledger.datacenters().await? {
+            if let Some(ended) = import::last_ended(&*self.ledger, &record.name).await? {
+                rules.push_str(&format!(" {} {ended}", record.name));
+            }
             let trackers = if record.name == self.here {
                 Arc::clone(&self.local)
             } else {

@@ -107,7 +107,7 @@ impl BreakerState {
 /// One worker, at one moment.
 #[derive(Clone, Debug, Serialize)]
 pub struct WorkerStatus {
-    /// `tail`, `retry`, `scan` or `verify`.
+    /// `tail`, `retry`, `scan`, `verify` or `backfill`.
     pub name: &'static str,
     /// What it is doing.
     pub state: State,
@@ -197,6 +197,8 @@ pub enum Progress {
     Scan(ScanProgress),
     /// The pass over all files that are here.
     Verify(VerifyProgress),
+    /// The look at the local tracker's files.
+    Backfill(BackfillProgress),
 }
 
 /// How far one stream was read.
@@ -264,10 +266,39 @@ pub struct VerifyProgress {
     pub brought_again: u64,
     /// Files of which nothing could be said; the worker's last error names one.
     pub unsure: u64,
+    /// Files that the tracker did not know any more, and that were told to be deleted (`repair.on_vanished`).
+    pub deleted: u64,
+    /// Files that were overwritten, renamed or reclassed past the proxy, which was told.
+    pub past_the_proxy: u64,
     /// Since when it has stopped and asks.
     pub stopped: Option<Version>,
     /// What it asks, if it does.
     pub asks: Option<String>,
+}
+
+/// How far the look at the local tracker's files is. What is counted is counted across restarts.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct BackfillProgress {
+    /// The last fid that the look under way has passed.
+    pub fid: u64,
+    /// The tracker's newest fid, as of the last look.
+    pub newest_fid: u64,
+    /// When the look under way began; `None` between looks.
+    pub began: Option<Version>,
+    /// When the last look at all of them ended; `None` before the first has.
+    pub swept: Option<Version>,
+    /// Files looked at in a second, on the average since this process is at it.
+    pub files_per_second: Option<f64>,
+    /// Files looked at.
+    pub looked_at: u64,
+    /// Files, overwrites and classes that nobody had reported, and that were announced.
+    pub announced: u64,
+    /// Files that were here already, as was proved.
+    pub adopted: u64,
+    /// Files of which two installations had different ones under one key; they are gaps.
+    pub conflicts: u64,
+    /// Files of which nothing could be said yet; they are gaps.
+    pub parked: u64,
 }
 
 /// The figures of one worker.

@@ -17,6 +17,7 @@ use async_trait::async_trait;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::found::was_found;
 use crate::ledger::{Change, Cursor, Expected, LedgerError, StreamId, Strength};
 use crate::version::{Version, wall_clock};
 
@@ -235,7 +236,8 @@ impl Reader {
             taken += 1;
             self.newest = self.newest.max(Some(entry.version));
             if let Some(file) = &entry.file {
-                let since = Some(entry.version);
+                // What was there before there was a proxy is not late.
+                let since = Some(entry.version).filter(|version| !was_found(*version));
                 crew.start(entry.number, file.clone(), Expected::by(entry), since);
             }
         }

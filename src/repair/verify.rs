@@ -21,14 +21,14 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::config::VerifyBy;
+use crate::config::{OnVanished, VerifyBy};
 use crate::file::FileName;
 use crate::ledger::{Cursor, Expected, LedgerError, Strength, TokenRange};
 use crate::trackers::TrackerError;
 use crate::version::{Version, wall_clock};
 
 use super::Shared;
-use super::inspect::{Bad, Lacks, Seen};
+use super::inspect::{Bad, Lacks, Past, Seen};
 use super::park::{Expects, Parking, micros};
 use super::proof::said_to_be_here;
 use super::reconcile::NotDone;
@@ -97,6 +97,10 @@ struct Counts {
     damaged: u64,
     brought_again: u64,
     unsure: u64,
+    #[serde(default)]
+    deleted: u64,
+    #[serde(default)]
+    past_the_proxy: u64,
 }
 
 impl Counts {
@@ -106,6 +110,8 @@ impl Counts {
         self.damaged += more.damaged;
         self.brought_again += more.brought_again;
         self.unsure += more.unsure;
+        self.deleted += more.deleted;
+        self.past_the_proxy += more.past_the_proxy;
     }
 }
 
@@ -139,6 +145,8 @@ struct Batch {
     good: u64,
     /// Twice.
     bad: Vec<(FileName, Bad)>,
+    /// Changed past the proxy.
+    past: Vec<(FileName, Past)>,
     unsure: u64,
 }
 
@@ -223,6 +231,7 @@ impl Pass {
             unsure: batch.unsure,
             ..Counts::default()
         };
+        self.take_in(&batch.past, &mut counts).await?;
         if !self.see_to(&batch.bad, crew, &mut counts).await? {
             return Ok(Turn::Worked);
         }
@@ -323,6 +332,7 @@ impl Pass {
                         batch.good += 1;
                     }
                     Seen::Moot => {}
+                    Seen::Past(past) => batch.past.push((file, past)),
                     Seen::Bad(bad) if before.as_ref().is_some_and(|before| bad.is_as(before)) => {
                         batch.bad.push((file, bad));
                     }
@@ -438,6 +448,10 @@ impl Pass {
         let brought_before = self.shared.verify.brought();
         let mut declared = Vec::new();
         for (file, found) in bad {
+            if found.lacks == Lacks::File && reconciler.config.on_vanished == OnVanished::Delete {
+                self.take_out(file, found, counts).await?;
+                continue;
+            }
             // Before it is said: who is killed after that has left a row that finds it again.
             let expects = Expects::AtLeast(Expected::default());
             let why = found.to_string();
@@ -480,6 +494,60 @@ impl Pass {
             }
         }
         Ok(true)
+    }
+
+    /// Has it deleted everywhere, but for the first pass of all: then it is left alone, since nobody has ever seen it here.
+    async fn take_out(
+        &self,
+        file: &FileName,
+        found: &Bad,
+        counts: &mut Counts,
+    ) -> Result<(), LedgerError> {
+        if self.standing.lock().note.ended.is_none() {
+            counts.unsure += 1;
+            self.shared.verify.note(format!(
+                "{file}: {found}; in the first pass of all that is not taken for a delete"
+            ));
+            return Ok(());
+        }
+        match self.shared.reconciler.take_out(file, found).await {
+            Ok(true) => {
+                tracing::warn!(%file, "{found}; it counts as deleted (repair.on_vanished)");
+                counts.deleted += 1;
+            }
+            // It is there by now.
+            Ok(false) => {}
+            Err(NotDone::LedgerAway(error)) => return Err(error),
+            Err(NotDone::Later(why) | NotDone::Crowded(why) | NotDone::Failed(why)) => {
+                counts.unsure += 1;
+                self.shared.verify.note(format!("{file}: {why}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells what somebody did past the proxy.
+    async fn take_in(
+        &self,
+        past: &[(FileName, Past)],
+        counts: &mut Counts,
+    ) -> Result<(), LedgerError> {
+        let reconciler = &self.shared.reconciler;
+        for (file, past) in past {
+            let took = match past {
+                Past::Changed => reconciler.take_in_file(file).await,
+                Past::Renamed(row) => reconciler.follow(file, row).await,
+            };
+            match took {
+                Ok(_) => counts.past_the_proxy += 1,
+                Err(NotDone::LedgerAway(error)) => return Err(error),
+                Err(NotDone::Later(why) | NotDone::Crowded(why) | NotDone::Failed(why)) => {
+                    counts.unsure += 1;
+                    self.shared.verify.note(format!("{file}: {why}"));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// What could not be brought again at once somebody has to know of.
@@ -556,6 +624,8 @@ impl Pass {
             damaged: counts.damaged,
             brought_again: counts.brought_again,
             unsure: counts.unsure,
+            deleted: counts.deleted,
+            past_the_proxy: counts.past_the_proxy,
             stopped,
             asks: standing.asks.clone(),
         };

@@ -15,9 +15,10 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::file::FileName;
-use crate::ledger::{Expected, FileRecord, LedgerError};
+use crate::ledger::{Expected, FileRecord, LedgerError, Strength};
 use crate::version::Version;
 
+use super::found::Took;
 use super::lag::Lagging;
 use super::park::{Expects, Parked, Parking};
 use super::reconcile::{Asked, Did, NotDone, Reconciler};
@@ -114,7 +115,7 @@ impl Reconciler {
         );
         let mut asked = Asked::of(expects.and(before));
         let worked = tokio::select! {
-            worked = self.attempt(file, &mut asked) => worked?,
+            worked = self.attempt(file, &mut asked, parked_before) => worked?,
             never = self.watch_goal(file, lagging) => match never {},
         };
         let mut phase = phase.lock().await;
@@ -164,6 +165,7 @@ impl Reconciler {
         &self,
         file: &FileName,
         asked: &mut Asked,
+        parked_before: bool,
     ) -> Result<Result<Did, (String, Parked)>, LedgerError> {
         let mut grace = GRACE.iter();
         loop {
@@ -175,6 +177,13 @@ impl Reconciler {
                     "repair itself failed here: see the log".into(),
                 ))
             });
+            // A gap may tell of what came past the proxy, of which the ledger has nothing to do.
+            let worked = match worked {
+                Ok(Did::Nothing) if parked_before && self.takes_in() => {
+                    self.after_nothing(file).await
+                }
+                worked => worked,
+            };
             return Ok(Err(match worked {
                 Ok(did) => return Ok(Ok(did)),
                 Err(NotDone::LedgerAway(error)) => return Err(error),
@@ -185,6 +194,20 @@ impl Reconciler {
                     Some(_) | None => (why, Parked::Later),
                 },
             }));
+        }
+    }
+}
+
+impl Reconciler {
+    /// Takes in what the tracker holds of a file for which there is nothing to do by the ledger.
+    async fn after_nothing(&self, file: &FileName) -> Result<Did, NotDone> {
+        let view = self.look(file, Strength::Local).await?;
+        match self.take_in(&view).await? {
+            Took::Known => Ok(Did::Nothing),
+            Took::Conflict(why) => Err(NotDone::Failed(why)),
+            _ => Err(NotDone::Later(
+                "it was changed past the proxy, which is told just now".into(),
+            )),
         }
     }
 }

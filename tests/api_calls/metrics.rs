@@ -11,8 +11,8 @@ use phylactery::journal::{Debts, Depth, Refused};
 use phylactery::ledger::{Expected, Gap};
 use phylactery::proxy::{Stats, TrackerStats};
 use phylactery::repair::status::{
-    BreakerState, LagFrom, LagStatus, Progress, ScanProgress, SourceStatus, State, Status,
-    StreamProgress, VerifyProgress, WorkerStatus,
+    BackfillProgress, BreakerState, LagFrom, LagStatus, Progress, ScanProgress, SourceStatus,
+    State, Status, StreamProgress, VerifyProgress, WorkerStatus,
 };
 use phylactery::trust::{Doubt, Why};
 use phylactery::version::{Version, wall_clock};
@@ -215,6 +215,8 @@ async fn busy() -> Site {
         damaged: 8,
         brought_again: 77,
         unsure: 6,
+        deleted: 5,
+        past_the_proxy: 4,
         stopped: at(1_800_000_006),
         asks: Some("whether it is so".to_owned()),
     };
@@ -227,6 +229,18 @@ async fn busy() -> Site {
     for (step, changes) in [(0, 6), (11, 2), (16, 1)] {
         lag.steps[step] = changes;
     }
+    let backfill = BackfillProgress {
+        fid: 10,
+        newest_fid: 20,
+        began: at(7),
+        swept: at(1_800_000_007),
+        files_per_second: Some(5.0),
+        looked_at: 30,
+        announced: 31,
+        adopted: 32,
+        conflicts: 33,
+        parked: 34,
+    };
     let unheard_of = StreamProgress::default();
     let streams = [("tx01/node1/5f0c", stream), ("or01/node1/77aa", unheard_of)];
     let streams = streams.map(|(name, progress)| (name.to_owned(), progress));
@@ -237,6 +251,7 @@ async fn busy() -> Site {
                 worker("retry", State::Idle, Progress::None),
                 worker("scan", State::WaitingForLedger, Progress::Scan(scan)),
                 worker("verify", State::Asking, Progress::Verify(verify)),
+                worker("backfill", State::Running, Progress::Backfill(backfill)),
             ],
             copies_in_flight: 4,
             files_copied: 50,
@@ -305,7 +320,7 @@ async fn a_scrape_tells_all_that_the_parts_say_and_nothing_else() {
     }
     let version = format!("build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"));
     assert_eq!(scrape.remove(&version), Some(1.0));
-    for worker in ["tail", "retry", "scan", "verify"] {
+    for worker in ["tail", "retry", "scan", "verify", "backfill"] {
         for (figure, value) in [("done_files", 70.0), ("failed_attempts", 7.0)] {
             let series = format!("repair_{figure}_total{{worker=\"{worker}\"}}");
             assert_eq!(scrape.remove(&series), Some(value), "{series}");
@@ -323,6 +338,7 @@ async fn a_scrape_tells_all_that_the_parts_say_and_nothing_else() {
                 ("retry", "idle"),
                 ("scan", "waiting_for_ledger"),
                 ("verify", "asking"),
+                ("backfill", "running"),
             ]
             .contains(&(worker, state));
             let series = format!("repair_worker_state{{worker=\"{worker}\",state=\"{state}\"}}");
@@ -417,6 +433,16 @@ async fn a_scrape_tells_all_that_the_parts_say_and_nothing_else() {
         ("repair_verify_damaged_files", 8.0),
         ("repair_verify_brought_again_files", 77.0),
         ("repair_verify_unsure_files", 6.0),
+        ("repair_verify_deleted_files", 5.0),
+        ("repair_verify_past_the_proxy_files", 4.0),
+        ("repair_backfill_fid", 10.0),
+        ("repair_backfill_newest_fid", 20.0),
+        ("repair_backfill_swept_timestamp_seconds", 1_800_000_007.0),
+        ("repair_backfill_looked_at_files_total", 30.0),
+        ("repair_backfill_announced_files_total", 31.0),
+        ("repair_backfill_adopted_files_total", 32.0),
+        ("repair_backfill_conflict_files_total", 33.0),
+        ("repair_backfill_parked_files_total", 34.0),
         ("proxy_connections", 10.0),
         ("proxy_dedicated_connections", 8.0),
         ("proxy_accepted_connections_total", 110.0),
@@ -450,6 +476,7 @@ async fn what_is_not_known_yet_is_absent() {
         "repair_scan",
         "repair_stream",
         "repair_verify",
+        "repair_backfill",
         "proxy_tracker_up",
     ] {
         let told: Vec<_> = scrape

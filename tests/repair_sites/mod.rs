@@ -8,11 +8,12 @@ mod flaky;
 mod played;
 mod site;
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use phylactery::config::{RepairConfig, SourcesConfig, VerifyBy};
+use phylactery::config::{OnVanished, RepairConfig, SourcesConfig, VerifyBy};
 use phylactery::file::{Datacenter, FileName};
 use phylactery::repair::budget::Limits;
 use tempfile::TempDir;
@@ -88,6 +89,11 @@ pub fn repair_config() -> RepairConfig {
         verify_by: VerifyBy::Size,
         verify_rate: 10_000,
         verify_most_missing: 5.0,
+        on_vanished: OnVanished::Restore,
+        backfill_every: None,
+        backfill_rate: 10_000,
+        backfill_sweep_every: Duration::from_secs(86_400),
+        split_from: BTreeSet::new(),
     }
 }
 

@@ -74,11 +74,22 @@ impl Site {
         ledger: &Arc<Flaky>,
         domain: Option<&str>,
     ) -> Site {
-        let folder = folder.join(name);
-        let mut config = TrackerConfig::new(folder.join("tracker"), any_port(), any_port());
+        let tracker = folder.join(name).join("tracker");
+        let mut config = TrackerConfig::new(tracker, any_port(), any_port());
         if let Some(domain) = domain {
             config = config.domain(domain);
         }
+        Site::over(name, folder, ledger, config).await
+    }
+
+    /// One whose tracker is told everything, and that the ledger has not heard of.
+    pub async fn over(
+        name: &str,
+        folder: &Path,
+        ledger: &Arc<Flaky>,
+        config: TrackerConfig,
+    ) -> Site {
+        let folder = folder.join(name);
         let tracker_stop = CancellationToken::new();
         let tracker = Tracker::start(config, tracker_stop.clone())
             .await

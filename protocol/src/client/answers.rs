@@ -79,6 +79,10 @@ pub struct FileRow {
     pub class: Vec<u8>,
     /// On how many devices it is.
     pub devcount: u32,
+    /// The number of the domain in the tracker's database, if it is told.
+    pub dmid: Option<u64>,
+    /// The number of the class within the domain, if it is told.
+    pub classid: Option<u64>,
 }
 
 /// An open upload in a [`FileDebug`]. Domain and class are numbers of the tracker's database; names
@@ -265,6 +269,8 @@ impl FileRow {
             length: fields.number("fid_length")?,
             class: fields.bytes("fid_class")?,
             devcount: fields.number("fid_devcount")?,
+            dmid: fields.optional_number("fid_dmid")?,
+            classid: fields.optional_number("fid_classid")?,
         })
     }
 }

@@ -17,8 +17,8 @@ use crate::journal::{Debts, Depth};
 use crate::ledger::ClusterNode;
 use crate::proxy::Stats;
 use crate::repair::status::{
-    BreakerState, Progress, ScanProgress, SourceStatus, State, Status, StreamProgress,
-    VerifyProgress,
+    BackfillProgress, BreakerState, Progress, ScanProgress, SourceStatus, State, Status,
+    StreamProgress, VerifyProgress,
 };
 use crate::version::{Version, wall_clock};
 
@@ -295,6 +295,7 @@ impl Snapshot {
                 Progress::Tail(streams) => of_streams(streams, page)?,
                 Progress::Scan(scan) => of_scan(scan, page)?,
                 Progress::Verify(verify) => of_verify(verify, page)?,
+                Progress::Backfill(backfill) => of_backfill(backfill, page)?,
             }
         }
         Ok(())
@@ -498,6 +499,59 @@ fn of_verify(verify: &VerifyProgress, page: &mut Page<'_>) -> fmt::Result {
         "repair_verify_unsure_files",
         "Files of which nothing could be said, in the same pass. Healthy: few, or a storage node is away.",
         count(verify.unsure),
+    )?;
+    page.gauge(
+        "repair_verify_deleted_files",
+        "Of the missing, files that counted as deleted past the proxy (repair.on_vanished). Healthy: 0, or clients still go past the proxy.",
+        count(verify.deleted),
+    )?;
+    page.gauge(
+        "repair_verify_past_the_proxy_files",
+        "Files that were overwritten, renamed or reclassed past the proxy, in the same pass. Healthy: 0, or clients still go past the proxy.",
+        count(verify.past_the_proxy),
+    )
+}
+
+fn of_backfill(backfill: &BackfillProgress, page: &mut Page<'_>) -> fmt::Result {
+    page.gauge(
+        "repair_backfill_fid",
+        "The last fid of the local tracker that the look at its files has passed. Healthy: near the newest, or growing.",
+        count(backfill.fid),
+    )?;
+    page.gauge(
+        "repair_backfill_newest_fid",
+        "The newest fid of the local tracker, as of the last look. Healthy: grows with use.",
+        count(backfill.newest_fid),
+    )?;
+    page.gauge(
+        "repair_backfill_swept_timestamp_seconds",
+        "When the last look at all files of the tracker ended. Absent: there was none. Healthy: not much longer ago than repair.backfill_sweep_every.",
+        backfill.swept.map(Version::seconds),
+    )?;
+    page.counter(
+        "repair_backfill_looked_at_files",
+        "Files of the local tracker that were looked at. Healthy: grows.",
+        backfill.looked_at,
+    )?;
+    page.counter(
+        "repair_backfill_announced_files",
+        "Files and classes that nobody had reported, and that were announced. Healthy: grows only while clients go past the proxy.",
+        backfill.announced,
+    )?;
+    page.counter(
+        "repair_backfill_adopted_files",
+        "Files that were here already, as was proved, and were not copied. Healthy: any.",
+        backfill.adopted,
+    )?;
+    page.counter(
+        "repair_backfill_conflict_files",
+        "Files of which two installations had different ones under one key. Healthy: 0; `phylactery gaps` lists them.",
+        backfill.conflicts,
+    )?;
+    page.counter(
+        "repair_backfill_parked_files",
+        "Files of which nothing could be said yet; they are gaps. Healthy: few.",
+        backfill.parked,
     )
 }
 

@@ -28,7 +28,7 @@ pub enum Repair {
     /// Say how fast a worker may work, from now on and after restarts
     Set(Set),
 
-    /// Tell a worker that goes over all files (scan, verify) to begin now, or after what it is at
+    /// Tell a worker that goes over all files (scan, verify, backfill) to begin now, or after what it is at
     Begin(Named),
 
     /// Say, or show, what all of them together may take: bytes and files in a second, copies at once
@@ -46,7 +46,7 @@ pub struct Show {
 /// A worker.
 #[derive(Args, Debug)]
 pub struct Named {
-    /// The worker: tail, retry, scan or verify
+    /// The worker: tail, retry, scan, verify or backfill
     worker: String,
 
     #[command(flatten)]
@@ -56,14 +56,14 @@ pub struct Named {
 /// What `repair set` takes.
 #[derive(Args, Debug)]
 pub struct Set {
-    /// The worker: tail, retry, scan or verify
+    /// The worker: tail, retry, scan, verify or backfill
     worker: String,
 
     /// Files that it may see to in a second: a number, "unlimited", or "default" for what the configuration says
     #[arg(long, value_name = "N", value_parser = rate, required_unless_present = "rest")]
     files_per_second: Option<Value>,
 
-    /// Seconds that it rests after each second of work, or "default" for none; for scan and verify
+    /// Seconds that it rests after each second of work, or "default" for none; for scan, verify and backfill
     #[arg(long, value_name = "SECONDS", value_parser = rest)]
     rest: Option<Value>,
 

@@ -210,6 +210,8 @@ pub(super) fn part(name: &str, said: &Value) {
         describe_worker(worker).into_iter().for_each(&mut line);
         let verify = &worker["progress"]["verify"];
         describe_verify(verify).into_iter().for_each(&mut line);
+        let backfill = &worker["progress"]["backfill"];
+        describe_backfill(backfill).into_iter().for_each(&mut line);
         if let Some(trouble) = trouble_of(worker) {
             line(format!("  {trouble}"));
         }
@@ -309,6 +311,26 @@ fn describe_verify(verify: &Value) -> Vec<String> {
     if let Some(asks) = verify["asks"].as_str() {
         let asks = wrapped(&plain(asks));
         lines.extend(asks.iter().map(|line| format!("  {}", bad(line))));
+    }
+    lines
+}
+
+/// How far the look at the tracker's files is, and what nobody had reported.
+fn describe_backfill(backfill: &Value) -> Vec<String> {
+    let count = |key: &str| backfill[key].as_u64().unwrap_or_default();
+    let mut lines = Vec::new();
+    if backfill["began"].is_number() && backfill["swept"].is_null() {
+        let (at, of) = (grouped(count("fid")), grouped(count("newest_fid")));
+        lines.push(format!(
+            "  first look at the tracker's files: at fid {at} of {of}"
+        ));
+    }
+    let found = ["announced", "adopted", "conflicts", "parked"].map(|what| (count(what), what));
+    if found.iter().any(|(count, _)| *count > 0) {
+        let told = found.map(|(count, what)| format!("{} {what}", grouped(count)));
+        let looked_at = grouped(count("looked_at"));
+        let told = wrapped(&format!("of {looked_at} looked at: {}", told.join(", ")));
+        lines.extend(told.iter().map(|line| format!("  {}", waiting(line))));
     }
     lines
 }
