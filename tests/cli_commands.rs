@@ -467,7 +467,7 @@ fn check_config_connects_where_it_is_told_to_and_leaves_no_trace() {
     assert_eq!(answer["config"]["datacenter"]["name"], "ma01");
     let reached = answer["reached"].as_array().unwrap();
     assert_eq!(reached[0]["part"], "ledger");
-    assert_eq!(reached[0]["found"], "there, with tables of version 1");
+    assert_eq!(reached[0]["found"], "there, with tables of version 2");
     let tracker = json!({
         "part": "tracker", "at": address.to_string(), "good": true, "found": "answers", "wrong": null
     });

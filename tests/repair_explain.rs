@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use phylactery::file::{Class, ClassCell, Fid, Held, Op, Replica};
 use phylactery::journal::{By, Mutation, Outcome};
-use phylactery::ledger::{FileWrite, Ledger, Placement, Strength};
+use phylactery::ledger::{FileWrite, Ledger, MemberState, Placement, Strength};
 use phylactery::repair::explain::{Explanation, Reason, Wanting};
 use phylactery::version::wall_clock;
 use repair_sites::{Flaky, Http, Played, Site, dc, file, repair_config, until};
@@ -137,6 +137,7 @@ async fn what_is_not_due_here_and_which_row_says_so() {
             class: class.map(|class| Class::from_bytes(class.as_bytes())),
             datacenters: datacenters.iter().map(|name| dc(name)).collect(),
             lag_goal_seconds: None,
+            remove_extra: false,
             updated: wall_clock(),
         };
         let setting = ledger.set_placement(&placement, Strength::Local);
@@ -191,17 +192,17 @@ async fn what_is_not_due_here_and_which_row_says_so() {
     )
     .await;
 
-    // By default: where an operator has switched it off.
+    // By default: where an operator has removed it.
     set(Some("default"), &[]).await;
     set(None, &[]).await;
-    tx.register(false).await;
+    tx.say(MemberState::Removed).await;
     explains(
         &tx,
         "k",
         "not_due",
         &[
             "no placement was set for it",
-            "the active datacenters, which are ma01",
+            "all datacenters, which are ma01",
         ],
     )
     .await;
@@ -512,6 +513,7 @@ async fn what_is_only_claimed_and_what_cannot_be_read() {
             class: Class::default_class(),
             claimed,
             checked: None,
+            leaving: false,
         }),
     };
     let claimed = FileWrite {

@@ -136,7 +136,7 @@ pub enum Command {
 
     /// Say, or show, in which datacenters files are due
     ///
-    /// Files are due in all active datacenters, unless a placement was set for their domain or class. It is kept in the
+    /// Files are due in all datacenters, unless a placement was set for their domain or class. It is kept in the
     /// ledger, and so counts in all datacenters, whichever of them is told.
     #[command(subcommand, arg_required_else_help = true)]
     Placement(ask::placement::Placement),

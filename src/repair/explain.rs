@@ -145,7 +145,7 @@ pub struct Explanation {
     pub record: Option<FileRecord>,
     /// Where it is due: nowhere, if it is deleted or unknown.
     pub due: BTreeSet<Datacenter>,
-    /// The row that says so; `None` where none does, and all active datacenters count.
+    /// The row that says so; `None` where none does, and all datacenters count.
     pub placement: Option<Placement>,
     /// What the journal knows that the ledger may not know.
     pub standing: Standing,

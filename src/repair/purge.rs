@@ -155,6 +155,7 @@ mod tests {
             class: crate::file::Class::default_class(),
             claimed: false,
             checked: None,
+            leaving: false,
         };
         held.replicas
             .insert(tx01.clone(), replica(Some(held_there)));

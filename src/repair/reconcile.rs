@@ -518,6 +518,7 @@ mod tests {
                 class,
                 claimed,
                 checked: None,
+                leaving: false,
             }),
         }
     }

@@ -396,7 +396,7 @@ pub(super) fn explained(answer: &Value) {
                 format!("placement of {}:{}", plain(domain), plain(class))
             }
             (Some(domain), None) => format!("placement of {}", plain(domain)),
-            (None, _) => "all active datacenters".to_owned(),
+            (None, _) => "all datacenters".to_owned(),
         };
         row("due", format_args!("{}  {}", due.join(", "), faint(by)));
     }

@@ -167,7 +167,7 @@ impl Explanation {
                 )
             }
             None => format!(
-                "no placement was set for it, and by default files are due in the active datacenters, which are {due}"
+                "no placement was set for it, and by default files are due in all datacenters, which are {due}"
             ),
         };
         let content = self.record.as_ref().and_then(FileRecord::content);
