@@ -19,7 +19,7 @@ use crate::placement::Placements;
 use crate::version::Version;
 
 use super::Shared;
-use super::reconcile::{Judged, NotDone, Step, View};
+use super::reconcile::{Due, Judged, NotDone, Step, View};
 use super::status::{Progress, ScanProgress, State};
 use super::supply::NO_SOURCE;
 
@@ -128,6 +128,8 @@ pub enum Wanting {
     },
     /// It is to go.
     StillHere,
+    /// It is not due here, and what is here is to go.
+    NotWanted,
 }
 
 /// Why a file is here, or is not, with the facts.
@@ -291,7 +293,7 @@ impl Shared {
         match view.record.head.as_ref().map(|head| &head.op) {
             None => Reason::NoHead,
             Some(Op::Delete { .. }) => Reason::Deleted,
-            Some(Op::Put(_)) if !judged.due => Reason::NotDue,
+            Some(Op::Put(_)) if judged.due != Due::Here => Reason::NotDue,
             Some(Op::Put(put)) if held.is_some_and(|held| held.content == put.content) => {
                 Reason::Here
             }
@@ -416,7 +418,7 @@ fn deciding(placements: &Placements, view: &View) -> Option<Placement> {
 
 fn wanting(step: &Step, view: &View, here: &Datacenter) -> Option<Wanting> {
     match step {
-        Step::Nothing => None,
+        Step::Nothing | Step::Keep => None,
         Step::Bring(put) => Some(match view.held(here) {
             None => Wanting::Missing,
             Some(held) if held.content == put.content => Wanting::Damaged,
@@ -424,6 +426,7 @@ fn wanting(step: &Step, view: &View, here: &Datacenter) -> Option<Wanting> {
         }),
         Step::SetClass(class) => Some(Wanting::OtherClass { to: class.clone() }),
         Step::Remove { .. } => Some(Wanting::StillHere),
+        Step::RemoveExtra => Some(Wanting::NotWanted),
     }
 }
 

@@ -15,6 +15,7 @@ pub mod budget;
 mod clocks;
 mod copy;
 pub mod explain;
+mod extra;
 mod fetch;
 mod inspect;
 pub mod lag;

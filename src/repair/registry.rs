@@ -16,6 +16,8 @@ use crate::ledger::{DatacenterRecord, Ledger, LedgerError};
 use crate::placement::Placements;
 use crate::trackers::Trackers;
 
+use super::reconcile::Due;
+
 /// How old an answer may be: an operator's change is obeyed after this time at the latest.
 const FRESH: Duration = Duration::from_secs(3);
 
@@ -63,20 +65,36 @@ impl Registry {
 
     /// Whether this datacenter has told the ledger of itself.
     pub(super) async fn knows_us(&self) -> Result<bool, LedgerError> {
-        let placements = Placements::load(&*self.ledger).await?;
-        Ok(placements.registered().contains(&self.here))
+        let datacenters = self.ledger.datacenters().await?;
+        Ok(datacenters.iter().any(|record| record.name == self.here))
     }
 
     pub(super) async fn read(&self) -> Result<Arc<Reading>, LedgerError> {
+        self.read_if(|began| began.elapsed() >= FRESH).await
+    }
+
+    /// A reading that began at this moment at the earliest.
+    pub(super) async fn read_since(&self, moment: Instant) -> Result<Arc<Reading>, LedgerError> {
+        self.read_if(|began| began < moment).await
+    }
+
+    /// What is kept, or a new reading if what is kept began too early.
+    async fn read_if(
+        &self,
+        too_early: impl Fn(Instant) -> bool,
+    ) -> Result<Arc<Reading>, LedgerError> {
         // Held while reading: others that want the same wait for the one answer.
         let mut kept = self.kept.lock().await;
-        if let Some((when, reading)) = &kept.read
-            && when.elapsed() < FRESH
+        if let Some((began, reading)) = &kept.read
+            && !too_early(*began)
         {
             return Ok(Arc::clone(reading));
         }
-        let placements = Placements::load(&*self.ledger).await?;
-        if !placements.registered().contains(&self.here) {
+        let began = Instant::now();
+        let records = self.ledger.datacenters().await?;
+        let memberships = self.ledger.memberships().await?;
+        let placements = Placements::new(self.ledger.placements().await?, &records, memberships);
+        if !records.iter().any(|record| record.name == self.here) {
             // Nothing is due in a datacenter that nobody knows: what is looked at now would be passed by mistake.
             return Err(LedgerError::Unavailable {
                 doing: "read which datacenters there are",
@@ -85,7 +103,7 @@ impl Registry {
         }
         let rules = placements.rules();
         let mut datacenters = BTreeMap::new();
-        for record in self.ledger.datacenters().await? {
+        for record in records {
             let trackers = if record.name == self.here {
                 Arc::clone(&self.local)
             } else {
@@ -112,20 +130,25 @@ impl Registry {
             rules,
             datacenters,
         });
-        kept.read = Some((Instant::now(), Arc::clone(&reading)));
+        kept.read = Some((began, Arc::clone(&reading)));
         Ok(reading)
     }
 }
 
 impl Reading {
     /// Whether files of this class are due in `datacenter`.
-    pub(super) fn is_due(
+    pub(super) fn due(
         &self,
         datacenter: &Datacenter,
         domain: &Domain,
         class: Option<&Class>,
-    ) -> bool {
-        self.placements.due(domain, class).contains(datacenter)
+    ) -> Due {
+        if self.placements.is_due(datacenter, domain, class) {
+            return Due::Here;
+        }
+        let row = self.placements.deciding(domain, class);
+        let alone = row.is_some_and(|row| row.remove_extra);
+        Due::Elsewhere { alone }
     }
 
     pub(super) fn placements(&self) -> &Placements {

@@ -440,7 +440,7 @@ impl Scan {
             self.shared.scan.failed(format!("{file}: {why}"));
         }
         for (file, record) in page.files {
-            let due = registry.is_due(&reconciler.datacenter, &file.domain, record.class());
+            let due = registry.due(&reconciler.datacenter, &file.domain, record.class());
             if decide(&record, &reconciler.datacenter, due) == Step::Nothing {
                 self.shared.scan.may_go_on().await;
                 self.purge_if_old(&file, &record).await?;
