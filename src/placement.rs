@@ -167,6 +167,13 @@ impl Placements {
         &self.registered
     }
 
+    /// Those that were removed.
+    pub fn removed(&self) -> impl Iterator<Item = &Datacenter> {
+        let said = self.memberships.values();
+        said.filter(|said| said.state == MemberState::Removed)
+            .map(|said| &said.name)
+    }
+
     /// What an operator has said of a datacenter.
     pub fn membership(&self, datacenter: &Datacenter) -> Membership {
         let said = self.memberships.get(datacenter).cloned();

@@ -390,7 +390,7 @@ impl Shared {
         (current && !asked).then(|| Version(ended.0.saturating_add(every)))
     }
 
-    fn hindered(&self) -> Option<String> {
+    pub(super) fn hindered(&self) -> Option<String> {
         if !self.reconciler.config.enabled {
             return Some("repair is switched off here (repair.enabled)".to_owned());
         }
@@ -399,6 +399,9 @@ impl Shared {
                 "repair has stopped here until a person has said what is true: {}",
                 doubt.sentence()
             ));
+        }
+        if let Some(why) = self.part.borrow().hindrance() {
+            return Some(why);
         }
         // Those that bring files here; who verifies does not.
         let paused = [&self.tail, &self.retry, &self.scan]
