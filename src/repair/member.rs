@@ -168,12 +168,7 @@ fn obey(shared: &Shared, part: Part) {
 async fn show(shared: &Shared) -> Result<(), LedgerError> {
     let reconciler = &shared.reconciler;
     let scan = match &*shared.scan.progress.lock() {
-        Progress::Scan(scan) => json!({
-            "percent": scan.percent,
-            "under_way": scan.began.is_some(),
-            "files_per_second": scan.files_per_second,
-            "seconds_left": scan.seconds_left,
-        }),
+        Progress::Scan(scan) => json!(scan),
         Progress::None | Progress::Tail(_) | Progress::Verify(_) => json!(null),
     };
     let shown = json!({

@@ -71,6 +71,7 @@ use member::Part;
 pub use member::SHOWN;
 use reconcile::Reconciler;
 use registry::Registry;
+pub use scan::last_thorough;
 use settings::{Change, NotChanged};
 use sources::Sources;
 use spool::Spool;

@@ -138,7 +138,10 @@ struct Standing {
 }
 
 /// When the last whole and thorough scan of a datacenter began, whatever its journal was.
-pub(super) async fn last_thorough(
+///
+/// # Errors
+/// The ledger's.
+pub async fn last_thorough(
     ledger: &dyn Ledger,
     datacenter: &Datacenter,
 ) -> Result<Option<Version>, LedgerError> {
