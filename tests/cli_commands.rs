@@ -54,7 +54,7 @@ impl Running {
     }
 }
 
-const COMMANDS: [&[&str]; 16] = [
+const COMMANDS: [&[&str]; 23] = [
     &["run"],
     &["check-config"],
     &["schema"],
@@ -71,6 +71,13 @@ const COMMANDS: [&[&str]; 16] = [
     &["placement", "show"],
     &["placement", "set"],
     &["placement", "remove"],
+    &["dc"],
+    &["dc", "show"],
+    &["dc", "add"],
+    &["dc", "pause"],
+    &["dc", "resume"],
+    &["dc", "remove"],
+    &["dc", "rejoin"],
 ];
 
 #[test]
@@ -122,6 +129,10 @@ fn a_wrong_command_line_ends_with_64() {
         &["placement", "set", ":raw", "ma01"],
         &["placement", "set", "..", "ma01"],
         &["placement", "remove", ""],
+        &["dc"],
+        &["dc", "pause"],
+        &["dc", "add", "MA01"],
+        &["dc", "remove", "ma01", "--lost", "7"],
         &["demo", "--port-offset", "60000"],
         &["demo", "--port-offset", "-1"],
         &["tracker", "--dir", "/nowhere", "--listen", "here"],
