@@ -80,6 +80,7 @@ async fn an_explanation_has_exactly_these_members() {
                 "class": null,
                 "datacenters": ["ma01", "tx01"],
                 "lag_goal_seconds": 900,
+                "remove_extra": false,
                 "since": "1970-01-01T00:00:03.000000Z",
             },
             "tracker": { "fid": null, "problem": null },

@@ -189,6 +189,7 @@ async fn what_was_so_already_is_no_other_row() {
 async fn what_makes_no_sense_is_refused_and_nothing_is_written() {
     let site = site().await;
     register(&*site.ledger, "or01", &site.clock).await;
+    say(&*site.ledger, "or01", MemberState::Paused, &site.clock).await;
     for (body, said) in [
         (
             json!({ "datacenters": ["ma01", "tx02"] }),
@@ -241,7 +242,7 @@ async fn what_makes_no_sense_is_refused_and_nothing_is_written() {
     assert_eq!(status, 200);
     assert_eq!(
         answer["warnings"],
-        json!(["or01 is not active; these files are due there all the same"])
+        json!(["or01 is paused; these files are due there all the same"])
     );
 }
 
