@@ -1,4 +1,4 @@
-//! The life of a datacenter, as repair meets it: what is not due in one, and one that rests, goes, comes back, or fills.
+//! The life of a datacenter, as repair meets it: what is not due in one, and one that rests, goes, or comes back.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
@@ -6,12 +6,12 @@ mod repair_sites;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use phylactery::config::RepairConfig;
 use phylactery::file::{Held, Replica};
 use phylactery::ledger::{Cursor, FileWrite, Ledger, MemberState, Membership, Placement, Strength};
-use phylactery::repair::status::{Progress, ScanProgress, State};
+use phylactery::repair::status::{Progress, State};
 use phylactery::version::{Version, ago, wall_clock};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -43,15 +43,6 @@ async fn two_real() -> (TempDir, Arc<Flaky>, Site, Site) {
     ma.start(Some(repair_config()));
     tx.start(Some(repair_config()));
     (home, ledger, ma, tx)
-}
-
-fn scan_of(site: &Site) -> ScanProgress {
-    let status = site.repair().status();
-    let scan = status.workers.into_iter().find(|w| w.name == "scan");
-    match scan.unwrap().progress {
-        Progress::Scan(scan) => scan,
-        other => panic!("{other:?}"),
-    }
 }
 
 /// Waits for a whole scan that begins from now on.
@@ -448,79 +439,6 @@ async fn who_registers_does_not_overwrite_an_operator() {
     assert_eq!(said.len(), 1);
     assert_eq!(said[0].state, MemberState::Paused);
     all_are(&tx, State::Paused).await;
-}
-
-/// So many files of ma01, which is played, fill tx01, which joins; clients of tx01 use it meanwhile. How wrong the time left was after the first
-/// tenth: 1.0 is right, 2.0 twice too much or too little.
-async fn fills(files: u64) -> f64 {
-    let config = RepairConfig {
-        copies_at_once: 8,
-        ..repair_config()
-    };
-    let home = tempfile::tempdir().unwrap();
-    let ledger = Flaky::open(home.path());
-    let ma = Played::new("ma01", &ledger).await;
-    for n in 1..=files {
-        let key = format!("k{n}");
-        ma.serve(&key, n, Http::Good(b"bytes".to_vec()));
-        let revision = ma.revision(wall_clock(), n, 5, None);
-        ma.write(&key, &revision, n).await;
-    }
-    ma.beat().await;
-    let mut tx = Site::new("tx01", home.path(), &ledger).await;
-    tx.start(Some(config));
-    let began = Instant::now();
-    let (left, at) = until("a time left, after the first tenth", async || {
-        let status = tx.repair().status();
-        let scan = status.workers.into_iter().find_map(|w| match w.progress {
-            Progress::Scan(scan) => Some(scan),
-            _ => None,
-        });
-        match scan {
-            Some(scan) if scan.percent >= 10.0 && scan.seconds_left.is_some() => {
-                assert!(scan.percent < 100.0, "too fast to tell: take more files");
-                Ok((scan.seconds_left.unwrap(), Instant::now()))
-            }
-            other => Err(format!("{other:?}")),
-        }
-    })
-    .await;
-    // Clients use it already.
-    tx.put("of tx01", None, b"of a client").await;
-    let (_, _, body) = tx.read("of tx01").await.unwrap();
-    assert_eq!(body, b"of a client");
-    while scan_of(&tx).ended.is_none() {
-        assert!(
-            at.elapsed().as_secs_f64() < 10.0 * left + 60.0,
-            "{:?}",
-            scan_of(&tx)
-        );
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    let took = at.elapsed().as_secs_f64();
-    println!(
-        "{files} files in {:?}; after the first tenth {left:.1} s were said to be left, and it took {took:.1} s",
-        began.elapsed()
-    );
-    for n in [1, files / 2, files] {
-        tx.comes(&format!("k{n}"), b"bytes").await;
-    }
-    tx.no_gaps().await;
-    (left / took).max(took / left)
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_datacenter_that_joins_says_how_long_it_takes() {
-    let wrong = fills(3_000).await;
-    assert!(wrong < 2.0, "by a factor of {wrong:.2}");
-}
-
-/// `cargo test --release --test datacenters -- --ignored --nocapture a_datacenter_that_joins_at_100_000_files`
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes minutes"]
-async fn a_datacenter_that_joins_at_100_000_files() {
-    let wrong = fills(100_000).await;
-    assert!(wrong < 2.0, "by a factor of {wrong:.2}");
 }
 
 /// A file in a datacenter that was removed keeps nobody from forgetting; one that is paused does.

@@ -193,12 +193,12 @@ impl Ledger for Flaky {
         membership: &Membership,
         strength: Strength,
     ) -> Result<(), LedgerError> {
-        self.far(strength)?
+        self.far("set_membership", strength)?
             .set_membership(membership, strength)
             .await
     }
     async fn memberships(&self) -> Result<Vec<Membership>, LedgerError> {
-        self.here()?.memberships().await
+        self.here("memberships")?.memberships().await
     }
     async fn set_placement(
         &self,
