@@ -182,13 +182,17 @@ async fn what_is_not_due_here_and_which_row_says_so() {
         &["the placement of photos:default, set at 20", "says ma01"],
     )
     .await;
-    // An older revision that nobody replaces any more.
+    // An older revision, in whose place nothing comes any more. The newer one is not shown where it is due.
     ma.put("old", 6, 5, None).await;
     explains(
         &tx,
         "old",
-        "not_due",
-        &["An older revision of it is here all the same"],
+        "parked",
+        &[
+            "It is not due here, and an older revision of it is here",
+            "and is to go: tried",
+            "shows that it has it",
+        ],
     )
     .await;
 
