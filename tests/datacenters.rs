@@ -11,6 +11,7 @@ use std::time::Duration;
 use phylactery::config::RepairConfig;
 use phylactery::file::{Held, Replica};
 use phylactery::ledger::{Cursor, FileWrite, Ledger, MemberState, Membership, Placement, Strength};
+use phylactery::repair::explain::Wanting;
 use phylactery::repair::status::{Progress, State};
 use phylactery::version::{Version, ago, wall_clock};
 use rand::rngs::StdRng;
@@ -66,6 +67,19 @@ async fn scanned(site: &Site) {
     .await;
 }
 
+/// Waits until a datacenter goes by rules under which the file is not due there; whether what it has is to go.
+async fn not_due(site: &Site, key: &str, goes: bool) {
+    until(&format!("{key} is not due in {}", site.name), async || {
+        let explanation = site.repair().explain(&file(key)).await;
+        let to_go = explanation.wanting == Some(Wanting::NotWanted);
+        match !explanation.due.contains(&site.name) && to_go == goes {
+            true => Ok(()),
+            false => Err(format!("{explanation:?}")),
+        }
+    })
+    .await;
+}
+
 /// What a datacenter is said to hold of a file.
 async fn held(site: &Site, key: &str) -> Option<Held> {
     let mut record = site.record(key).await;
@@ -78,7 +92,7 @@ async fn what_is_not_due_goes_only_if_an_operator_has_said_so() {
     ma.put("k", None, b"bytes").await;
     tx.comes("k", b"bytes").await;
     place(&ledger, &["tx01"], false).await;
-    scanned(&ma).await;
+    not_due(&ma, "k", false).await;
     scanned(&ma).await;
     assert!(ma.read("k").await.is_some(), "narrowing has removed it");
 
@@ -151,11 +165,10 @@ async fn what_is_leaving_elsewhere_is_nobody_to_rely_on() {
     };
     say_of_ma(true).await;
     place(&ledger, &["ma01"], true).await;
-    scanned(&tx).await;
+    not_due(&tx, "k", true).await;
     scanned(&tx).await;
     assert!(tx.read("k").await.is_some());
-    // Nor on a whole datacenter that is leaving.
-    say_of_ma(false).await;
+    // Nor is a whole datacenter that is leaving.
     let leaving = Membership {
         state: MemberState::Leaving,
         updated: wall_clock(),
@@ -165,8 +178,8 @@ async fn what_is_leaving_elsewhere_is_nobody_to_rely_on() {
         .set_membership(&leaving, Strength::Each)
         .await
         .unwrap();
-    // Longer than the rules of before are kept.
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    say_of_ma(false).await;
+    scanned(&tx).await;
     scanned(&tx).await;
     assert!(tx.read("k").await.is_some());
     let stays = Membership {
@@ -175,9 +188,14 @@ async fn what_is_leaving_elsewhere_is_nobody_to_rely_on() {
         ..leaving
     };
     ledger.set_membership(&stays, Strength::Each).await.unwrap();
-    tokio::time::sleep(Duration::from_secs(4)).await;
-    scanned(&tx).await;
-    tx.goes("k").await;
+    until("k goes", async || {
+        scanned(&tx).await;
+        match tx.read("k").await {
+            None => Ok(()),
+            Some(_) => Err(format!("{:?}", tx.gap("k").await)),
+        }
+    })
+    .await;
 }
 
 /// All datacenters of the ledger have to hear that it is about to go, and say what they have.
@@ -243,7 +261,7 @@ async fn older_bytes_go_where_newer_ones_do_not_come() {
     ma.put("k", 1, 5, None).await;
     tx.comes("k", b"older").await;
     place(&ledger, &["ma01"], false).await;
-    scanned(&tx).await;
+    not_due(&tx, "k", false).await;
     assert!(tx.read("k").await.is_some());
     // Said to be there, and not to be had.
     ma.serve_at("k", vec![ma.url(2)]);
@@ -263,7 +281,7 @@ async fn what_a_client_stores_where_it_is_not_due_stays() {
     ma.put("k", None, b"older").await;
     tx.comes("k", b"older").await;
     place(&ledger, &["ma01"], false).await;
-    scanned(&tx).await;
+    not_due(&tx, "k", false).await;
     tx.put("k", None, b"newer").await;
     ma.comes("k", b"newer").await;
     scanned(&tx).await;
