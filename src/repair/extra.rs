@@ -81,9 +81,8 @@ impl Reconciler {
 
     /// It is to stay after all.
     pub(super) async fn keep(&self, view: &View) -> Result<Did, NotDone> {
-        match view.held(&self.datacenter) {
-            Some(held) => self.say_leaving(view, held, false, Strength::Local).await?,
-            None => {}
+        if let Some(held) = view.held(&self.datacenter) {
+            self.say_leaving(view, held, false, Strength::Local).await?;
         }
         Ok(Did::Nothing)
     }

@@ -209,11 +209,11 @@ pub(super) async fn last_word(ledger: Arc<dyn Ledger>, mut rng: StdRng) {
     let said = |name, updated, state, seeded| Membership {
         name: datacenter(name),
         state,
-        seeded: Some(seeded).map(Version),
+        seeded: Some(Version(seeded)),
         rejoined: (updated > 1).then_some(Version(7)),
         updated: Version(updated),
     };
-    let mut words = vec![
+    let mut words = [
         said("tx01", 1, MemberState::Paused, 3),
         said("or01", 4, MemberState::Removed, i64::MIN),
         said("or01", 3, MemberState::Leaving, 9),
