@@ -28,6 +28,7 @@ async fn place(ledger: &Flaky, datacenters: &[&str], remove_extra: bool) {
         domain: file("x").domain,
         class: None,
         datacenters: datacenters.iter().map(|name| dc(name)).collect(),
+        lag_goal_seconds: None,
         remove_extra,
         updated: wall_clock(),
     };
