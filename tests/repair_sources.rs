@@ -221,6 +221,7 @@ async fn in_two(ma: &Played, or: &Played, key: &str, size: usize, checksum: Opti
         class: phylactery::file::Class::default_class(),
         claimed: false,
         checked: None,
+        leaving: false,
     };
     let replica = Replica {
         since: wall_clock(),

@@ -12,10 +12,10 @@ use tokio::time::Instant;
 use crate::file::{Datacenter, Fid, Held, Put, Revision};
 use crate::ledger::Strength;
 
-use super::copy::PATHS;
 use super::fetch;
 use super::reconcile::{Did, NotDone, Reconciler, Step, View};
 use super::registry::{Known, Reading};
+use super::supply::PATHS;
 
 impl Reconciler {
     /// Removes what is here, if it is safe elsewhere.
@@ -99,7 +99,7 @@ impl Reconciler {
                     continue;
                 }
             };
-            match fetch::length(&self.http, &url).await {
+            match self.fetcher.length(&url).await {
                 Ok(Some(length)) if length == put.size => return Ok(()),
                 Ok(Some(length)) => {
                     why = format!("{url} has {length} bytes, where {} are expected", put.size);
