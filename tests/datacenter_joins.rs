@@ -8,7 +8,6 @@ mod repair_sites;
 
 use std::time::{Duration, Instant};
 
-use phylactery::config::RepairConfig;
 use phylactery::repair::status::{Progress, ScanProgress};
 use phylactery::version::wall_clock;
 use repair_sites::{Flaky, Http, Played, Site, repair_config, until};
@@ -25,10 +24,6 @@ fn scan_of(site: &Site) -> ScanProgress {
 /// So many files of ma01, which is played, fill tx01, which joins; clients of tx01 use it meanwhile. How wrong the time left was after the first
 /// tenth: 1.0 is right, 2.0 twice too much or too little.
 async fn fills(files: u64) -> f64 {
-    let config = RepairConfig {
-        copies_at_once: 8,
-        ..repair_config()
-    };
     let home = tempfile::tempdir().unwrap();
     let ledger = Flaky::open(home.path());
     let ma = Played::new("ma01", &ledger).await;
@@ -40,7 +35,7 @@ async fn fills(files: u64) -> f64 {
     }
     ma.beat().await;
     let mut tx = Site::new("tx01", home.path(), &ledger).await;
-    tx.start(Some(config));
+    tx.start(Some(repair_config()));
     let began = Instant::now();
     let (left, at) = until("a time left, after the first tenth", async || {
         let status = tx.repair().status();
