@@ -364,6 +364,9 @@ pub struct Held {
     /// What was seen of the bytes when they were last looked at; `None` if nobody has since they came.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub checked: Option<Checked>,
+    /// Its datacenter is about to remove it, as not due there: nobody relies on it any more.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub leaving: bool,
 }
 
 impl Held {
@@ -448,8 +451,9 @@ impl Cell for Replica {
                 .number(held.fid.0 as i64)
                 .text(held.class.escaped())
                 .flag(!held.claimed)
-                .checked(held.checked.as_ref()),
-            None => since.flag(false).absent(9),
+                .checked(held.checked.as_ref())
+                .flag_if(held.leaving),
+            None => since.flag(false).absent(10),
         }
         .0
     }
@@ -510,6 +514,11 @@ impl Frozen {
     /// A `boolean`.
     pub(crate) fn flag(self, flag: bool) -> Self {
         self.field(Some(&[u8::from(flag)]))
+    }
+
+    /// A `boolean` that is absent unless it is true: one that was added to a type.
+    pub(crate) fn flag_if(self, flag: bool) -> Self {
+        self.field(flag.then_some(&[1][..]))
     }
 
     /// Three fields: a content's parts.

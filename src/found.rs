@@ -129,6 +129,7 @@ mod tests {
                 fid: Fid(9),
                 class: Class::default_class(),
                 claimed: false,
+                leaving: false,
                 checked: None,
             }),
         }

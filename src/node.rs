@@ -35,7 +35,7 @@ use crate::repair::status::WorkerStatus;
 use crate::repair::{Repair, RepairParts};
 use crate::trackers::Trackers;
 use crate::trust::{Auditor, Doubt, NotAccepted};
-use crate::version::{Version, wall_clock};
+use crate::version::wall_clock;
 use crate::{proxy, repair};
 
 /// Connections to the local tracker for settling and repair, beside those of clients: a tracker has 20 workers
@@ -295,17 +295,10 @@ impl Vitals for Parts {
         self.auditor.accept(doubt).await
     }
 
-    /// As of the least of what the others have published and done here, and what this node has not delivered itself.
     fn proof(&self) -> Proof {
-        let Some(caught_up) = self.repair.caught_up() else {
+        let Some(proved_at) = self.repair.proved_at() else {
             return Proof::default();
         };
-        let own = self
-            .journal
-            .depth()
-            .oldest
-            .map_or(caught_up, |oldest| Version(oldest.0 - 1));
-        let proved_at = caught_up.min(own);
         let age = wall_clock().0.saturating_sub(proved_at.0);
         Proof {
             in_sync: self.auditor.trust().is_given() && age <= PROOF_LASTS.as_micros() as i64,

@@ -168,6 +168,11 @@ fn embedded(path: &Path) -> Result<String, String> {
         Tables::Ours(found) if found == SCHEMA.to_string() => {
             Ok(format!("there, with tables of version {SCHEMA}"))
         }
+        Tables::Ours(found) if found.parse::<u32>().is_ok_and(|found| found < SCHEMA) => {
+            Ok(format!(
+                "there, with tables of version {found}; the next start makes them version {SCHEMA}"
+            ))
+        }
         Tables::Ours(found) => Err(OpenError::Newer {
             path: path.to_owned(),
             found,

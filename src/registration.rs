@@ -102,7 +102,6 @@ impl Registration {
             .find(|known| known.name == self.config.name);
         let record = DatacenterRecord {
             name: self.config.name.clone(),
-            active: known.as_ref().is_none_or(|known| known.active),
             trackers: self.config.trackers.clone(),
             storage_hosts,
             api: Some(format!("http://{}", self.api)),

@@ -366,7 +366,6 @@ mod tests {
     fn record(name: &str, hosts: &[&str]) -> DatacenterRecord {
         DatacenterRecord {
             name: name.parse().expect("a name"),
-            active: true,
             trackers: Vec::new(),
             storage_hosts: hosts.iter().map(ToString::to_string).collect(),
             api: None,

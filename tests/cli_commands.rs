@@ -58,7 +58,7 @@ impl Running {
     }
 }
 
-const COMMANDS: [&[&str]; 16] = [
+const COMMANDS: [&[&str]; 23] = [
     &["run"],
     &["check-config"],
     &["schema"],
@@ -75,6 +75,13 @@ const COMMANDS: [&[&str]; 16] = [
     &["placement", "show"],
     &["placement", "set"],
     &["placement", "remove"],
+    &["dc"],
+    &["dc", "show"],
+    &["dc", "add"],
+    &["dc", "pause"],
+    &["dc", "resume"],
+    &["dc", "remove"],
+    &["dc", "rejoin"],
 ];
 
 #[test]
@@ -126,6 +133,10 @@ fn a_wrong_command_line_ends_with_64() {
         &["placement", "set", ":raw", "ma01"],
         &["placement", "set", "..", "ma01"],
         &["placement", "remove", ""],
+        &["dc"],
+        &["dc", "pause"],
+        &["dc", "add", "MA01"],
+        &["dc", "remove", "ma01", "--lost", "7"],
         &["demo", "--port-offset", "60000"],
         &["demo", "--port-offset", "-1"],
         &["tracker", "--dir", "/nowhere", "--listen", "here"],
@@ -471,7 +482,7 @@ fn check_config_connects_where_it_is_told_to_and_leaves_no_trace() {
     assert_eq!(answer["config"]["datacenter"]["name"], "ma01");
     let reached = answer["reached"].as_array().unwrap();
     assert_eq!(reached[0]["part"], "ledger");
-    assert_eq!(reached[0]["found"], "there, with tables of version 1");
+    assert_eq!(reached[0]["found"], "there, with tables of version 2");
     let tracker = json!({
         "part": "tracker", "at": address.to_string(), "good": true, "found": "answers", "wrong": null
     });

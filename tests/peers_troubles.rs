@@ -267,6 +267,7 @@ async fn which_objects_lag_and_why_is_listed() {
         class: Some(phylactery::file::Class::from_bytes(b"default")),
         datacenters: [dc("ma01"), dc("tx01")].into(),
         lag_goal_seconds: None,
+        remove_extra: false,
         updated: wall_clock(),
     };
     ledger

@@ -265,7 +265,7 @@ async fn repair_waits_quietly_until_the_ledger_knows_its_datacenter() {
         assert!(worker.last_error.is_none(), "{worker:?}");
     }
     assert_eq!(ma.cursor_of(&tx).await, 0);
-    tx.register(true).await;
+    tx.register().await;
     tx.comes("k", b"k").await;
     tx.stop().await;
     // And it can be stopped while it waits.

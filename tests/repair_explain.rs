@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use phylactery::file::{Class, ClassCell, Fid, Held, Op, Replica};
 use phylactery::journal::{By, Mutation, Outcome};
-use phylactery::ledger::{FileWrite, Ledger, Placement, Strength};
+use phylactery::ledger::{FileWrite, Ledger, MemberState, Placement, Strength};
 use phylactery::repair::explain::{Explanation, Reason, Wanting};
 use phylactery::version::wall_clock;
 use repair_sites::{Flaky, Http, Played, Site, dc, file, repair_config, until};
@@ -137,6 +137,7 @@ async fn what_is_not_due_here_and_which_row_says_so() {
             class: class.map(|class| Class::from_bytes(class.as_bytes())),
             datacenters: datacenters.iter().map(|name| dc(name)).collect(),
             lag_goal_seconds: None,
+            remove_extra: false,
             updated: wall_clock(),
         };
         let setting = ledger.set_placement(&placement, Strength::Local);
@@ -181,27 +182,31 @@ async fn what_is_not_due_here_and_which_row_says_so() {
         &["the placement of photos:default, set at 20", "says ma01"],
     )
     .await;
-    // An older revision that nobody replaces any more.
+    // An older revision, in whose place nothing comes any more. The newer one is not shown where it is due.
     ma.put("old", 6, 5, None).await;
     explains(
         &tx,
         "old",
-        "not_due",
-        &["An older revision of it is here all the same"],
+        "parked",
+        &[
+            "It is not due here, and an older revision of it is here",
+            "and is to go: tried",
+            "shows that it has it",
+        ],
     )
     .await;
 
-    // By default: where an operator has switched it off.
+    // By default: where an operator has removed it.
     set(Some("default"), &[]).await;
     set(None, &[]).await;
-    tx.register(false).await;
+    tx.say(MemberState::Removed).await;
     explains(
         &tx,
         "k",
         "not_due",
         &[
             "no placement was set for it",
-            "the active datacenters, which are ma01",
+            "all datacenters, which are ma01",
         ],
     )
     .await;
@@ -512,6 +517,7 @@ async fn what_is_only_claimed_and_what_cannot_be_read() {
             class: Class::default_class(),
             claimed,
             checked: None,
+            leaving: false,
         }),
     };
     let claimed = FileWrite {

@@ -44,6 +44,7 @@ async fn set_goal(ledger: &Flaky, seconds: u32) {
         class: None,
         datacenters: [dc("ma01"), dc("tx01")].into(),
         lag_goal_seconds: Some(seconds),
+        remove_extra: false,
         updated: wall_clock(),
     };
     let setting = ledger.set_placement(&placement, Strength::Local);

@@ -34,6 +34,7 @@ async fn what_was_passed_by_comes_when_the_rules_are_as_they_were() {
             class: None,
             datacenters: datacenters.iter().map(|name| dc(name)).collect(),
             lag_goal_seconds: None,
+            remove_extra: false,
             updated: wall_clock(),
         };
         let setting = ledger.set_placement(&placement, Strength::Local);

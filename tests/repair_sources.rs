@@ -188,6 +188,7 @@ async fn a_dead_storage_node_is_left_for_the_next_path_and_the_next_datacenter()
         class: phylactery::file::Class::default_class(),
         claimed: false,
         checked: None,
+        leaving: false,
     };
     let replica = Replica {
         since: wall_clock(),
@@ -220,6 +221,7 @@ async fn in_two(ma: &Played, or: &Played, key: &str, size: usize, checksum: Opti
         class: phylactery::file::Class::default_class(),
         claimed: false,
         checked: None,
+        leaving: false,
     };
     let replica = Replica {
         since: wall_clock(),
@@ -550,6 +552,7 @@ async fn what_an_outsider_claims_is_no_source() {
         class: phylactery::file::Class::default_class(),
         claimed: true,
         checked: None,
+        leaving: false,
     };
     let write = FileWrite {
         head: Some(revision.clone()),
@@ -581,6 +584,7 @@ async fn only_what_is_due_here_comes() {
         class: None,
         datacenters: [dc("ma01")].into(),
         lag_goal_seconds: None,
+        remove_extra: false,
         updated: wall_clock(),
     };
     let setting = ledger.set_placement(&placement, Strength::Local);

@@ -133,6 +133,7 @@ async fn a_file_deleted_behind_our_back_is_brought_again() {
         class: Class::default_class(),
         claimed: true,
         checked: None,
+        leaving: false,
     };
     let write = FileWrite {
         head: Some(revision.clone()),
@@ -325,6 +326,7 @@ async fn what_is_known_to_be_damaged_is_no_source() {
             found: Found::Damaged,
             checksum: None,
         }),
+        leaving: false,
     };
     let write = FileWrite {
         head: Some(revision.clone()),
@@ -362,7 +364,6 @@ async fn who_does_not_answer_says_nothing() {
     let hosts = [tx.storage.to_string(), dead.clone()];
     let registered = DatacenterRecord {
         name: tx.name.clone(),
-        active: true,
         trackers: vec![tx.tracker_addr.to_string()],
         storage_hosts: BTreeSet::from(hosts),
         api: None,

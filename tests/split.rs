@@ -223,7 +223,7 @@ async fn the_split_in_place_copies_what_is_not_there_and_destroys_nothing() {
     clean(&split.old.join("tracker.db"), "ma", [1, 2], None);
     clean(&new, "tx", [3, 4], Some(FAR));
     let (mut ma, mut tx) = split.sites().await;
-    ma.register(true).await;
+    ma.register().await;
     ma.start(Some(config(&["tx01"])));
     until("the old one is told", async || match backfill(&ma) {
         now if now.swept.is_some() && now.looked_at >= 24 => Ok(()),
@@ -236,7 +236,7 @@ async fn the_split_in_place_copies_what_is_not_there_and_destroys_nothing() {
     ma.put("file 2", None, b"overwritten in ma01").await;
     tx.put_past_the_proxy("new of tx01", b"new, of tx01").await;
 
-    tx.register(true).await;
+    tx.register().await;
     tx.start(Some(config(&["ma01"])));
     until("the new one is told", async || match backfill(&tx) {
         now if now.swept.is_some() => Ok(()),

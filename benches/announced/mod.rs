@@ -42,6 +42,7 @@ pub fn write(version: i64) -> FileWrite {
                     class,
                     claimed: false,
                     checked: None,
+                    leaving: false,
                 }),
             },
         )),

@@ -249,6 +249,7 @@ impl Api {
                 class: Class::default_class(),
                 claimed: true,
                 checked: None,
+                leaving: false,
             }),
         };
         let write = FileWrite {

@@ -12,6 +12,7 @@
 //! | `GET`, `PUT`, `DELETE /v1/placements/…` | where files are due, as an operator has said; see `placements` |
 //! | `/v1/repair…` | what repair's workers are doing, and may do; see `workers` |
 //! | `GET`, `PUT`, `DELETE /v1/repair/budget` | what repair may take; see `budget` |
+//! | `/v1/datacenters/…` | who takes part and how far each is, and an operator who says so; see `datacenters` and `removal` |
 //! | `POST /v1/doubt/accept` | a person accepts the doubt of this `id`; see [`crate::trust`] |
 //! | `/file/…` | [`bare_fids`] |
 //!
@@ -22,6 +23,7 @@
 
 pub mod bare_fids;
 mod budget;
+mod datacenters;
 mod doubt;
 mod explain;
 mod files;
@@ -32,6 +34,7 @@ mod metrics;
 mod placements;
 mod ready;
 mod refusal;
+mod removal;
 mod status;
 mod workers;
 
@@ -138,8 +141,10 @@ struct Api {
     gap_count: gap_count::GapCount,
     /// `/file/new` looks before it writes: one at a time.
     inserting: tokio::sync::Mutex<()>,
-    /// So does who sets a placement.
+    /// So does who sets a placement, or says what is to become of a datacenter.
     placing: tokio::sync::Mutex<()>,
+    /// The removal under way.
+    removal: tokio::sync::Mutex<Option<removal::Removal>>,
 }
 
 type Shared = State<Arc<Api>>;
@@ -152,6 +157,7 @@ pub fn router(context: Context) -> Router {
         gap_count: gap_count::GapCount::default(),
         inserting: tokio::sync::Mutex::default(),
         placing: tokio::sync::Mutex::default(),
+        removal: tokio::sync::Mutex::default(),
     });
     let first_version = Router::new()
         .route("/file/bad/{dc}", get(bare_fids::bad))
@@ -178,6 +184,16 @@ pub fn router(context: Context) -> Router {
             "/v1/repair/budget",
             get(budget::show).put(budget::set).delete(budget::reset),
         )
+        .route("/v1/datacenters", get(datacenters::all))
+        .route(
+            "/v1/datacenters/{name}",
+            get(datacenters::one).put(datacenters::add),
+        )
+        .route("/v1/datacenters/{name}/pause", post(datacenters::pause))
+        .route("/v1/datacenters/{name}/resume", post(datacenters::resume))
+        .route("/v1/datacenters/{name}/rejoin", post(datacenters::rejoin))
+        .route("/v1/datacenters/{name}/removal", post(removal::begin))
+        .route("/v1/datacenters/{name}/removal/next", post(removal::next))
         .route("/v1/placements", get(placements::all))
         .route(
             "/v1/placements/{*of}",
@@ -193,7 +209,7 @@ pub fn router(context: Context) -> Router {
 
 async fn no_such_path(request: Request) -> Refusal {
     Refusal::NotFound(format!(
-        "nothing is at {}; try /v1/status, /v1/files/DOMAIN/KEY, /v1/explain/DOMAIN/KEY, /v1/gaps, /v1/placements, /v1/repair, /metrics, /healthz or /readyz",
+        "nothing is at {}; try /v1/status, /v1/files/DOMAIN/KEY, /v1/explain/DOMAIN/KEY, /v1/gaps, /v1/placements, /v1/datacenters, /v1/repair, /metrics, /healthz or /readyz",
         request.uri().path()
     ))
 }

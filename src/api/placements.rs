@@ -4,7 +4,7 @@
 //! GET    /v1/placements                        all of them, and the default
 //! GET    /v1/placements/photos                 those of one domain
 //! PUT    /v1/placements/photos                 {"datacenters": ["ma01", "tx01"]}
-//! PUT    /v1/placements/photos                 {"datacenters": ["ma01", "tx01"], "lag_goal_seconds": 300}
+//! PUT    /v1/placements/photos                 {"datacenters": ["ma01", "tx01"], "lag_goal_seconds": 300, "remove_extra": true}
 //! PUT    /v1/placements/photos/raw             the same, for one class of it
 //! DELETE /v1/placements/photos/raw             taken back: what counts without it
 //! ```
@@ -12,7 +12,7 @@
 //! Domain and class are percent-encoded in the path, as in any URL, and may be any bytes.
 //!
 //! Always true: only registered datacenters are named, and never none; a row is stamped above what it shows, by this node's
-//! clock. What it means for files is told with every answer: nothing is deleted because of it.
+//! clock. What it means for files is told with every answer: nothing is deleted because of it, unless `remove_extra` says so.
 //! It has to reach the ledger's copies of this datacenter; whether those of all others have it too is told, and saying it again tells them.
 //! Two operators who say different things in the same moment, at two nodes, may both be told that it is done; the later one counts.
 
@@ -29,7 +29,7 @@ use super::bare_fids::{list, read, registered};
 use super::files::{decoded, text};
 use super::{Api, Refusal, Shared, rfc3339};
 use crate::file::{Class, Datacenter, Domain};
-use crate::ledger::{Placement, Strength};
+use crate::ledger::{MemberState, Placement, Strength};
 use crate::placement::{LAG_GOAL, Placements, lag_goal_of};
 use crate::version::{ClockAhead, Version};
 
@@ -46,6 +46,9 @@ struct Wanted {
     datacenters: Vec<String>,
     /// Left out: it stays as it is.
     lag_goal_seconds: Option<u32>,
+    /// Left out: nothing is removed.
+    #[serde(default)]
+    remove_extra: bool,
 }
 
 pub(super) async fn all(State(api): Shared) -> Result<Json<Value>, Refusal> {
@@ -68,6 +71,7 @@ pub(super) async fn set(State(api): Shared, uri: Uri, body: Body) -> Result<Json
     let Wanted {
         datacenters,
         lag_goal_seconds,
+        remove_extra,
     } = read(body).await?;
     if lag_goal_seconds == Some(0) {
         return Err(Refusal::Bad(
@@ -90,13 +94,16 @@ pub(super) async fn set(State(api): Shared, uri: Uri, body: Body) -> Result<Json
         .filter(|row| !row.is_taken_back())
         .and_then(|row| row.lag_goal_seconds);
     let goal = lag_goal_seconds.or(goal_before);
-    let same = |row: &&Placement| row.datacenters == datacenters && row.lag_goal_seconds == goal;
+    let same = |row: &&Placement| {
+        (&row.datacenters, row.lag_goal_seconds, row.remove_extra)
+            == (&datacenters, goal, remove_extra)
+    };
     let placement = match row.filter(same) {
         // The same again, for copies of the ledger that have not heard it.
         Some(row) => row.clone(),
         None => Placement {
             lag_goal_seconds: goal,
-            ..api.stamped(&of, row, datacenters)?
+            ..api.stamped(&of, row, datacenters, remove_extra)?
         },
     };
     api.say(&of, before, placement).await
@@ -117,7 +124,7 @@ pub(super) async fn take_back(State(api): Shared, uri: Uri) -> Result<Json<Value
     };
     let placement = match row.is_taken_back() {
         true => row.clone(),
-        false => api.stamped(&of, Some(row), BTreeSet::new())?,
+        false => api.stamped(&of, Some(row), BTreeSet::new(), false)?,
     };
     api.say(&of, before, placement).await
 }
@@ -129,6 +136,7 @@ impl Api {
         of: &Of,
         row: Option<&Placement>,
         datacenters: BTreeSet<Datacenter>,
+        remove_extra: bool,
     ) -> Result<Placement, Refusal> {
         let clock = &self.context.clock;
         // No client waits for it, so a clock that is too far ahead does not stamp it.
@@ -140,6 +148,7 @@ impl Api {
             class: of.class.clone(),
             datacenters,
             lag_goal_seconds: None,
+            remove_extra,
             updated: clock.stamp_above(row.map_or(Version(0), |row| row.updated)),
         })
     }
@@ -154,7 +163,7 @@ impl Api {
         let ledger = &self.context.ledger;
         let saying = ledger.set_placement(&placement, Strength::Local);
         self.ask("set the placement", saying).await?;
-        tracing::info!(%of, datacenters = list(placement.datacenters.iter()), "an operator has set a placement");
+        tracing::info!(%of, datacenters = list(placement.datacenters.iter()), remove_extra = placement.remove_extra, "an operator has set a placement");
         let saying = ledger.set_placement(&placement, Strength::Each);
         let heard = self.ask("set the placement everywhere", saying).await;
         let after = before.clone().with(placement);
@@ -203,7 +212,7 @@ impl Of {
         }
     }
 
-    fn due<'a>(&self, placements: &'a Placements) -> &'a BTreeSet<Datacenter> {
+    fn due(&self, placements: &Placements) -> BTreeSet<Datacenter> {
         match &self.class {
             Some(class) => placements.due(&self.domain, Some(class)),
             None => placements.due_of_domain(&self.domain),
@@ -233,6 +242,7 @@ pub(super) fn shown(row: &Placement) -> Value {
     let mut answer = json!({
         "datacenters": row.datacenters,
         "lag_goal_seconds": lag_goal_of(row).as_secs(),
+        "remove_extra": row.remove_extra,
         "since": rfc3339(row.updated),
     });
     Of::row(row).name(&mut answer);
@@ -242,24 +252,19 @@ pub(super) fn shown(row: &Placement) -> Value {
 /// The rows that are asked for, what counts where there is none, and which names there are.
 fn listed(placements: &Placements, wanted: impl Fn(&Placement) -> bool) -> Value {
     let rows = placements.stated().filter(|row| wanted(row)).map(shown);
+    let named = placements.stated().flat_map(|row| &row.datacenters);
     let states: BTreeMap<_, _> = placements
         .registered()
         .iter()
-        .map(|name| (name, state(placements, name)))
+        .chain(named)
+        .map(|name| (name, placements.membership(name).state.word()))
         .collect();
     json!({
         "placements": rows.collect::<Vec<_>>(),
-        "default": placements.active(),
+        "default": placements.registered(),
         "default_lag_goal_seconds": LAG_GOAL.as_secs(),
         "datacenters": states,
     })
-}
-
-fn state(placements: &Placements, name: &Datacenter) -> &'static str {
-    match placements.active().contains(name) {
-        true => "active",
-        false => "inactive",
-    }
 }
 
 /// What has come of it, and what it means for files.
@@ -270,7 +275,9 @@ fn told(of: &Of, before: &Placements, after: &Placements) -> Value {
     let less = |of: &BTreeSet<Datacenter>, by: &BTreeSet<Datacenter>| -> Vec<Datacenter> {
         of.difference(by).cloned().collect()
     };
-    let (added, dropped) = (less(is, was), less(was, is));
+    let (added, dropped) = (less(&is, &was), less(&was, &is));
+    let row = row(of, after).filter(|row| !row.is_taken_back());
+    let removes = row.as_ref().is_some_and(|row| row.remove_extra);
     let mut means = Vec::new();
     if !changed {
         means.push("It was so already.".to_owned());
@@ -281,9 +288,15 @@ fn told(of: &Of, before: &Placements, after: &Placements) -> Value {
             list(added.iter())
         ));
     }
-    if !dropped.is_empty() {
+    if removes {
+        let others = after.registered().difference(&is);
         means.push(format!(
-            "Nothing is deleted in {}: files that are there stay as they are, though no newer bytes come to them, until they are deleted everywhere.",
+            "What is in {} is removed there by a scan, each file once it was seen in a datacenter where it is due.",
+            list(others)
+        ));
+    } else if !dropped.is_empty() {
+        means.push(format!(
+            "Nothing is deleted in {}: files that are there stay until they are overwritten or deleted.",
             list(dropped.iter())
         ));
     }
@@ -309,11 +322,14 @@ fn told(of: &Of, before: &Placements, after: &Placements) -> Value {
             )
         }));
     }
-    let inactive = is.iter().filter(|name| !after.active().contains(*name));
-    let warnings: Vec<String> = inactive
-        .map(|name| format!("{name} is not active; these files are due there all the same"))
+    let state = |name| after.membership(name).state;
+    let resting = is.iter().filter(|name| state(name) != MemberState::Active);
+    let warnings: Vec<String> = resting
+        .map(|name| {
+            let state = state(name).word();
+            format!("{name} is {state}; these files are due there all the same")
+        })
         .collect();
-    let row = row(of, after).filter(|row| !row.is_taken_back());
     let mut answer = json!({
         "due": is,
         "before": was,

@@ -1,6 +1,7 @@
-//! `phylactery status`, `accept`, `file show`, `explain`, `gaps`, `placement` and `repair`: they ask the HTTP API, and know nothing that it does not say.
+//! `phylactery status`, `accept`, `file show`, `explain`, `gaps`, `placement`, `dc` and `repair`: they ask the HTTP API, and know nothing that it does not say.
 
 pub(super) mod budget;
+pub(super) mod dc;
 pub(super) mod placement;
 pub(super) mod repair;
 mod show;

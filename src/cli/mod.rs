@@ -154,7 +154,7 @@ pub enum Command {
 
     /// Say, or show, in which datacenters files are due
     ///
-    /// Files are due in all active datacenters, unless a placement was set for their domain or class. It is kept in the
+    /// Files are due in all datacenters, unless a placement was set for their domain or class. It is kept in the
     /// ledger, and so counts in all datacenters, whichever of them is told.
     #[command(subcommand, arg_required_else_help = true)]
     Placement(ask::placement::Placement),
@@ -166,6 +166,12 @@ pub enum Command {
     /// asked, and outlives restarts.
     #[command(subcommand, arg_required_else_help = true)]
     Repair(ask::repair::Repair),
+
+    /// Show the datacenters, add, pause, remove one, or have it join again
+    ///
+    /// What is said of a datacenter is kept in the ledger, and so counts everywhere within seconds, whichever of them is told.
+    #[command(subcommand, arg_required_else_help = true)]
+    Dc(ask::dc::Dc),
 }
 
 impl Cli {
@@ -202,7 +208,8 @@ impl Command {
             | Command::Explain(_)
             | Command::Gaps(_)
             | Command::Placement(_)
-            | Command::Repair(_) => "warn",
+            | Command::Repair(_)
+            | Command::Dc(_) => "warn",
         }
     }
 
@@ -232,6 +239,7 @@ impl Command {
             Command::Gaps(arguments) => ask::gaps(arguments),
             Command::Placement(placement) => ask::placement::run(placement),
             Command::Repair(repair) => ask::repair::run(repair),
+            Command::Dc(dc) => ask::dc::run(dc),
         }
     }
 }

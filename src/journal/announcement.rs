@@ -207,6 +207,7 @@ impl Announcer {
                 }),
                 _ => None,
             },
+            leaving: false,
         };
         self.announcement(
             version,

@@ -15,7 +15,8 @@ use tokio::sync::Notify;
 
 use super::{
     Change, ClusterNode, Cursor, Datacenter, DatacenterRecord, FileName, FileRecord, FileWrite,
-    Gap, Ledger, LedgerError, NodeRecord, Page, Placement, StreamId, Strength, TokenRange, Version,
+    Gap, Ledger, LedgerError, Membership, NodeRecord, Page, Placement, StreamId, Strength,
+    TokenRange, Version,
 };
 
 /// How long a start waits for the ledger. Whoever is alive opens in a few milliseconds.
@@ -195,6 +196,8 @@ passed_on! {
     "read nodes" nodes() -> Vec<NodeRecord>;
     "publish a datacenter" set_datacenter(datacenter: &DatacenterRecord) -> ();
     "read datacenters" datacenters() -> Vec<DatacenterRecord>;
+    "set a membership" set_membership(membership: &Membership, strength: Strength) -> ();
+    "read memberships" memberships() -> Vec<Membership>;
     "set a placement" set_placement(placement: &Placement, strength: Strength) -> ();
     "read placements" placements() -> Vec<Placement>;
     "move a cursor" set_cursor(datacenter: &Datacenter, cursor: &Cursor) -> ();

@@ -11,8 +11,8 @@ use proptest::sample::select;
 use proptest::{prop_assert, prop_assert_eq, proptest};
 
 use super::{
-    About, Change, Cursor, DatacenterRecord, Expected, FileRecord, FileWrite, Gap, NodeRecord,
-    Placement, StreamId,
+    About, Change, Cursor, DatacenterRecord, Expected, FileRecord, FileWrite, Gap, MemberState,
+    Membership, NodeRecord, Placement, StreamId,
 };
 use crate::file::{
     Cell, Checked, Checksum, Class, ClassCell, Content, Datacenter, Domain, Fid, FileName, Found,
@@ -120,13 +120,15 @@ fn replica() -> impl Strategy<Value = Replica> {
         class(),
         any::<bool>(),
         option::of(checked),
+        any::<bool>(),
     );
-    let held = held.prop_map(|(content, fid, class, claimed, checked)| Held {
+    let held = held.prop_map(|(content, fid, class, claimed, checked, leaving)| Held {
         content,
         fid: Fid(fid),
         class,
         claimed,
         checked,
+        leaving,
     });
     (version(), option::of(held)).prop_map(|(since, held)| Replica { since, held })
 }
@@ -226,35 +228,50 @@ fn node_record() -> impl Strategy<Value = NodeRecord> {
 fn datacenter_record() -> impl Strategy<Value = DatacenterRecord> {
     let hosts = vec(text(), 0..3).prop_map(|hosts| hosts.into_iter().collect::<BTreeSet<_>>());
     let lists = (vec(text(), 0..3), hosts);
-    (
-        datacenter(),
-        any::<bool>(),
-        lists,
-        option::of(text()),
-        version(),
-    )
-        .prop_map(|(name, active, lists, api, updated)| DatacenterRecord {
+    (datacenter(), lists, option::of(text()), version()).prop_map(|(name, lists, api, updated)| {
+        DatacenterRecord {
             name,
-            active,
             trackers: lists.0,
             storage_hosts: lists.1,
             api,
             updated,
-        })
+        }
+    })
 }
 
 fn placement() -> impl Strategy<Value = Placement> {
     let datacenters = vec(datacenter(), 0..3).prop_map(|all| all.into_iter().collect());
     let goal = option::of(any::<u32>());
-    (text(), option::of(class()), datacenters, goal, version()).prop_map(
-        |(domain, class, datacenters, lag_goal_seconds, updated)| Placement {
+    let placed = (
+        text(),
+        option::of(class()),
+        datacenters,
+        goal,
+        any::<bool>(),
+        version(),
+    );
+    placed.prop_map(
+        |(domain, class, datacenters, lag_goal_seconds, remove_extra, updated)| Placement {
             domain: Domain::from_escaped(&domain),
             class,
             datacenters,
             lag_goal_seconds,
+            remove_extra,
             updated,
         },
     )
+}
+
+fn membership() -> impl Strategy<Value = Membership> {
+    let state = select(MemberState::ALL.to_vec());
+    let times = (option::of(version()), option::of(version()));
+    (datacenter(), state, times, version()).prop_map(|(name, state, times, updated)| Membership {
+        name,
+        state,
+        seeded: times.0,
+        rejoined: times.1,
+        updated,
+    })
 }
 
 /// Of two values one wins, exactly if they differ; and winning passes on from value to value. With
@@ -304,6 +321,7 @@ total_order! {
     nodes: node_record(), heartbeat;
     datacenters: datacenter_record(), updated;
     placements: placement(), updated;
+    memberships: membership(), updated;
 }
 
 fn merged<'a>(writes: impl IntoIterator<Item = &'a FileWrite>) -> FileRecord {
@@ -348,7 +366,9 @@ proptest! {
         prop_assert_eq!(fields[2].as_deref(), Some(revision.origin.as_str().as_bytes()));
         prop_assert_eq!(self::fields(&cell.tie_bytes()).len(), 5);
         let fields = self::fields(&replica.tie_bytes());
-        prop_assert_eq!(fields.len(), 11);
+        prop_assert_eq!(fields.len(), 12);
+        let leaving = replica.held.as_ref().is_some_and(|held| held.leaving);
+        prop_assert_eq!(fields[11].as_deref(), leaving.then_some(&[1][..]));
         prop_assert_eq!(fields[1].as_deref(), Some(&[u8::from(replica.held.is_some())][..]));
         let checked = replica.held.as_ref().and_then(|held| held.checked.as_ref());
         prop_assert_eq!(fields[9].as_deref(), checked.map(|checked| checked.found.word().as_bytes()));
@@ -432,6 +452,7 @@ fn what_is_held_wins_over_nothing_and_what_was_seen_over_a_claim() {
             class: Class::default_class(),
             claimed,
             checked: None,
+            leaving: false,
         }),
     };
     let nothing = Replica {

@@ -31,9 +31,12 @@ pub mod cassandra;
 pub mod embedded;
 #[cfg(test)]
 mod laws;
+mod membership;
 mod rows;
 #[cfg(any(test, feature = "ledger-suite"))]
 pub mod suite;
+
+pub use membership::{MemberState, Membership};
 
 /// How sure an answer or a write has to be. The embedded ledger has one copy, so all are one to it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -407,13 +410,11 @@ impl NodeRecord {
     }
 }
 
-/// What a datacenter tells the others about itself, and what an operator decided about it.
+/// What a datacenter tells the others about itself. What an operator has said of it is its [`Membership`].
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct DatacenterRecord {
     /// Its name.
     pub name: Datacenter,
-    /// Whether files are due there.
-    pub active: bool,
     /// Its trackers, `host:port`, as other datacenters reach them.
     pub trackers: Vec<String>,
     /// Its storage nodes, `host:port`: the only places that repair fetches from.
@@ -437,6 +438,9 @@ pub struct Placement {
     /// [`LAG_GOAL`](crate::placement::LAG_GOAL) counts.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub lag_goal_seconds: Option<u32>,
+    /// Whether what is in a datacenter where it is not due is removed there.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub remove_extra: bool,
     /// When this was said; also the timestamp of the row's cells.
     pub updated: Version,
 }
@@ -564,6 +568,14 @@ pub trait Ledger: Send + Sync + 'static {
     async fn set_datacenter(&self, datacenter: &DatacenterRecord) -> Result<(), LedgerError>;
     /// All datacenters ever registered, sorted by name.
     async fn datacenters(&self) -> Result<Vec<DatacenterRecord>, LedgerError>;
+    /// Says what an operator wants of a datacenter. Said once, as a placement is: at [`Strength::Each`] in the end.
+    async fn set_membership(
+        &self,
+        membership: &Membership,
+        strength: Strength,
+    ) -> Result<(), LedgerError>;
+    /// What operators have said, of those datacenters that they have said something of, sorted by name.
+    async fn memberships(&self) -> Result<Vec<Membership>, LedgerError>;
     /// Sets a placement. Said once, so whoever sets it wants to know whether all datacenters hear it: [`Strength::Each`].
     async fn set_placement(
         &self,

@@ -3,7 +3,7 @@
 //! Always true: a row is one value at one timestamp, laid out as the Cassandra type of the same name in `schema/`,
 //! so that two words of the same microsecond are never mixed.
 
-use super::{Change, Cursor, DatacenterRecord, Gap, NodeRecord, Placement};
+use super::{Change, Cursor, DatacenterRecord, Gap, Membership, NodeRecord, Placement};
 use crate::file::{Cell, Datacenter, Frozen};
 use crate::version::Version;
 
@@ -78,10 +78,27 @@ impl Cell for DatacenterRecord {
         Frozen::default()
             .number(self.updated.0)
             .text(self.name.as_str())
-            .flag(self.active)
+            // Whether it is active, which was never said here.
+            .flag(true)
             .texts(self.trackers.iter().map(String::as_str))
             .texts(self.storage_hosts.iter().map(String::as_str))
             .field(self.api.as_ref().map(|api| api.as_bytes()))
+            .0
+    }
+}
+
+impl Cell for Membership {
+    fn written_at(&self) -> Version {
+        self.updated
+    }
+
+    fn tie_bytes(&self) -> Vec<u8> {
+        Frozen::default()
+            .number(self.updated.0)
+            .text(self.name.as_str())
+            .text(self.state.word())
+            .field(version(self.seeded).as_ref().map(|b| &b[..]))
+            .field(version(self.rejoined).as_ref().map(|b| &b[..]))
             .0
     }
 }
@@ -103,6 +120,7 @@ impl Cell for Placement {
                     .as_ref()
                     .map(|b| &b[..]),
             )
+            .flag_if(self.remove_extra)
             .0
     }
 }

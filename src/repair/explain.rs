@@ -19,7 +19,7 @@ use crate::placement::Placements;
 use crate::version::Version;
 
 use super::Shared;
-use super::reconcile::{Judged, NotDone, Step, View};
+use super::reconcile::{Due, Judged, NotDone, Step, View};
 use super::status::{Progress, ScanProgress, State};
 use super::supply::NO_SOURCE;
 
@@ -128,6 +128,8 @@ pub enum Wanting {
     },
     /// It is to go.
     StillHere,
+    /// It is not due here, and what is here is to go.
+    NotWanted,
 }
 
 /// Why a file is here, or is not, with the facts.
@@ -145,7 +147,7 @@ pub struct Explanation {
     pub record: Option<FileRecord>,
     /// Where it is due: nowhere, if it is deleted or unknown.
     pub due: BTreeSet<Datacenter>,
-    /// The row that says so; `None` where none does, and all active datacenters count.
+    /// The row that says so; `None` where none does, and all datacenters count.
     pub placement: Option<Placement>,
     /// What the journal knows that the ledger may not know.
     pub standing: Standing,
@@ -291,7 +293,7 @@ impl Shared {
         match view.record.head.as_ref().map(|head| &head.op) {
             None => Reason::NoHead,
             Some(Op::Delete { .. }) => Reason::Deleted,
-            Some(Op::Put(_)) if !judged.due => Reason::NotDue,
+            Some(Op::Put(_)) if judged.due != Due::Here => Reason::NotDue,
             Some(Op::Put(put)) if held.is_some_and(|held| held.content == put.content) => {
                 Reason::Here
             }
@@ -390,7 +392,7 @@ impl Shared {
         (current && !asked).then(|| Version(ended.0.saturating_add(every)))
     }
 
-    fn hindered(&self) -> Option<String> {
+    pub(super) fn hindered(&self) -> Option<String> {
         if !self.reconciler.config.enabled {
             return Some("repair is switched off here (repair.enabled)".to_owned());
         }
@@ -399,6 +401,9 @@ impl Shared {
                 "repair has stopped here until a person has said what is true: {}",
                 doubt.sentence()
             ));
+        }
+        if let Some(why) = self.part.borrow().hindrance() {
+            return Some(why);
         }
         // Those that bring files here; who verifies does not.
         let paused = [&self.tail, &self.retry, &self.scan]
@@ -418,7 +423,7 @@ fn deciding(placements: &Placements, view: &View) -> Option<Placement> {
 
 fn wanting(step: &Step, view: &View, here: &Datacenter) -> Option<Wanting> {
     match step {
-        Step::Nothing => None,
+        Step::Nothing | Step::Keep => None,
         Step::Bring(put) => Some(match view.held(here) {
             None => Wanting::Missing,
             Some(held) if held.content == put.content => Wanting::Damaged,
@@ -426,6 +431,7 @@ fn wanting(step: &Step, view: &View, here: &Datacenter) -> Option<Wanting> {
         }),
         Step::SetClass(class) => Some(Wanting::OtherClass { to: class.clone() }),
         Step::Remove { .. } => Some(Wanting::StillHere),
+        Step::RemoveExtra => Some(Wanting::NotWanted),
     }
 }
 

@@ -373,7 +373,6 @@ mod tests {
     fn record() -> DatacenterRecord {
         DatacenterRecord {
             name: "ma01".parse().unwrap(),
-            active: true,
             trackers: Vec::new(),
             storage_hosts: BTreeSet::from(["10.0.0.1:7500".to_owned(), "10.0.0.2:80".to_owned()]),
             api: None,

@@ -212,6 +212,7 @@ impl Reconciler {
             fid: row.fid,
             class: row.class.clone(),
             claimed: false,
+            leaving: false,
             checked: proof.map(|(found, checksum)| Checked {
                 at: since,
                 found,

@@ -219,7 +219,10 @@ impl Reconciler {
             // What is wanted nowhere, or is here already, is not late.
             let is_late = match (&record, self.registry.read().await) {
                 (Ok(record), Ok(reading)) => {
-                    let due = reading.is_due(&self.datacenter, &file.domain, record.class());
+                    let due =
+                        reading
+                            .placements()
+                            .is_due(&self.datacenter, &file.domain, record.class());
                     record.head.is_none() || !record.is_whole_in(&self.datacenter, due)
                 }
                 (_, _) => true,

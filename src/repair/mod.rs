@@ -17,11 +17,13 @@ mod clocks;
 mod compare;
 mod copy;
 pub mod explain;
+mod extra;
 mod fetch;
 mod found;
 pub mod import;
 mod inspect;
 pub mod lag;
+mod member;
 mod pace;
 mod park;
 mod proof;
@@ -42,6 +44,7 @@ mod verify;
 mod work;
 mod worker;
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -49,7 +52,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use parking_lot::Mutex;
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::{OnceCell, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -70,8 +73,11 @@ use clocks::Clocks;
 use explain::Explanation;
 use fetch::Fetcher;
 use lag::LagStatus;
+use member::Part;
+pub use member::SHOWN;
 use reconcile::Reconciler;
 use registry::Registry;
+pub use scan::last_thorough;
 use settings::{Change, NotChanged};
 use sources::Sources;
 use spool::Spool;
@@ -146,6 +152,10 @@ struct Shared {
     left: Mutex<Version>,
     /// Whether the last whole scan was made under the rules of placement of today.
     scan_is_current: AtomicBool,
+    /// Which part repair may take, by what an operator has said.
+    part: watch::Sender<Part>,
+    /// Datacenters that were removed: nobody waits for them.
+    removed: Mutex<BTreeSet<Datacenter>>,
     /// Set once the ledger knows this datacenter; false if repair was stopped before.
     registered: OnceCell<bool>,
     trust: Trust,
@@ -202,6 +212,8 @@ impl Repair {
             is_backfilled: AtomicBool::new(false),
             left: Mutex::default(),
             scan_is_current: AtomicBool::new(false),
+            part: watch::Sender::default(),
+            removed: Mutex::default(),
             registered: OnceCell::new(),
             trust: parts.trust,
             clocks: Clocks::default(),
@@ -209,6 +221,7 @@ impl Repair {
         });
         let mut workers = JoinSet::new();
         if enabled {
+            workers.spawn(member::watch(Arc::clone(&shared)));
             let all: [(&Arc<Figures>, Begin); 5] = [
                 (&shared.tail, |shared| tail::begin(shared).boxed()),
                 (&shared.retry, |shared| retry::begin(shared).boxed()),
@@ -251,8 +264,12 @@ impl Repair {
         let mut worker = figures.read();
         // Also one that has nothing to ask of it at the moment.
         if worker.state != State::Paused {
+            let part = self.shared.part.borrow();
+            let barred = part.state().filter(|_| !part.lets(figures.name()));
             if self.shared.trust.doubt().is_some() {
                 worker.state = State::Stopped;
+            } else if let Some(state) = barred {
+                worker.state = state;
             } else if self.shared.reconciler.trouble.is_away() {
                 worker.state = State::WaitingForLedger;
             }
@@ -267,6 +284,16 @@ impl Repair {
     /// A node that is silent holds T back. "In sync" takes more: no gaps, and nothing undelivered here.
     pub fn caught_up(&self) -> Option<Version> {
         self.shared.caught_up()
+    }
+
+    /// As of when it is proved that this datacenter holds what it should: [`Self::caught_up`], and nothing undelivered here.
+    pub fn proved_at(&self) -> Option<Version> {
+        self.shared.proved_at()
+    }
+
+    /// Why repair does not do all its work here, if it does not.
+    pub fn hindered(&self) -> Option<String> {
+        self.shared.hindered()
     }
 
     /// Why a file is here, or is not. Asks ledger and tracker, and changes nothing.
@@ -404,6 +431,16 @@ impl Shared {
         self.scan.asked.notify_one();
     }
 
+    /// Waits until this worker may work, or may not.
+    async fn part_lets(&self, worker: &str, wanted: bool) {
+        let mut part = self.part.subscribe();
+        // The sender lives as long as we do.
+        let _is_so = part
+            .wait_for(|part| part.lets(worker) == wanted)
+            .await
+            .is_ok();
+    }
+
     /// Scans that began before this prove nothing.
     fn scan_since(&self) -> Version {
         self.trust.scan_since().max(*self.left.lock())
@@ -465,27 +502,42 @@ impl Shared {
             || !self.scanned_since(self.scan_since())
             || !self.scan_is_current.load(Ordering::Relaxed)
             || self.reconciler.takes_in() && !self.is_backfilled.load(Ordering::Acquire)
+            || *self.part.borrow() != Part::All
         {
             return None;
         }
         let nodes = self.nodes.lock();
         let (read, nodes) = nodes.as_ref()?;
         let progress = self.tail.progress.lock();
+        let removed = self.removed.lock();
         let mut until = *read;
         for node in nodes {
             let Progress::Tail(streams) = &*progress else {
                 return None;
             };
             let stream = streams.get(&node.stream.to_string())?;
-            if stream.cursor < stream.last_number.max(node.last_number) {
+            // What it had told before it was removed counts; what it did not tell, nobody waits for.
+            let is_removed = removed.contains(&node.stream.datacenter);
+            let told = match is_removed {
+                true => node.delivered,
+                false => stream.last_number.max(node.last_number),
+            };
+            if stream.cursor < told {
                 return None;
             }
-            if !is_superseded(nodes, &node.stream) {
+            if !is_removed && !is_superseded(nodes, &node.stream) {
                 until = until.min(stream.complete_until);
             }
         }
         // Before all that there is nothing is proved.
         (until > Version(0)).then_some(until)
+    }
+
+    /// As of the least of what the others have published and done here, and what this node has not delivered itself.
+    fn proved_at(&self) -> Option<Version> {
+        let caught_up = self.caught_up()?;
+        let oldest = self.reconciler.journal.depth().oldest;
+        Some(oldest.map_or(caught_up, |oldest| caught_up.min(Version(oldest.0 - 1))))
     }
 
     /// What a worker knew of the ledger does not count any more.

@@ -1,9 +1,10 @@
-//! What verify tells the ledger of one file: the proof that a look leaves, or that what should be here is not.
+//! What this datacenter tells the ledger of one file that it holds, without a change to it: the proof that a look leaves, that what should be here
+//! is not, or that it is about to go.
 //!
 //! Always true: it is written at the hybrid time of the observation, taken under the key's lock while nothing has changed since the file
 //! was looked at; so any change that comes later, by a client or by repair, is newer. Who is told that something is not here is
 //! everybody: from then on [`decide`](super::reconcile::decide) has it brought again, whoever meets the file.
-//! Never here: looking (`inspect`), or bringing anything (`reconcile`).
+//! Never here: looking (`inspect`), bringing anything (`reconcile`), or giving it up (`extra`).
 //! Killed in the middle: nothing was said, and the next look says it.
 
 use std::time::Duration;
@@ -62,7 +63,8 @@ impl Reconciler {
             checked: Some(checked),
             ..held.clone()
         };
-        self.observed(&view.file, since, Some(held)).await?;
+        self.observed(&view.file, since, Some(held), Strength::Local)
+            .await?;
         Ok(true)
     }
 
@@ -102,11 +104,37 @@ impl Reconciler {
                 ..held.clone()
             }),
         };
-        self.observed(file, since, left).await?;
+        self.observed(file, since, left, Strength::Local).await?;
         if self.ledger.owes() {
             self.journal.owe(vec![(file.clone(), since)]).await?;
         }
         Ok(true)
+    }
+
+    /// Says that what is here is about to go, or that it is not.
+    pub(super) async fn say_leaving(
+        &self,
+        view: &View,
+        held: &Held,
+        leaving: bool,
+        strength: Strength,
+    ) -> Result<(), NotDone> {
+        let lock = self.locks.try_lock(&[&view.file]);
+        let Some(since) = lock.and_then(|_guard| self.moment(view)) else {
+            return Err(NotDone::Later("it was changed here just now".into()));
+        };
+        let held = Held {
+            leaving,
+            ..held.clone()
+        };
+        let said = self.observed(&view.file, since, Some(held), strength);
+        // All datacenters of the ledger have to answer: one that is away is no reason for all else to wait.
+        said.await.map_err(|error| match error {
+            NotDone::LedgerAway(error) if strength == Strength::Each => NotDone::Later(format!(
+                "not every datacenter of the ledger hears that it is about to go: {error}"
+            )),
+            other => other,
+        })
     }
 
     /// The time of an observation, if nothing has happened to the file since it was looked at. Asked under the key's lock.
@@ -123,6 +151,7 @@ impl Reconciler {
         file: &FileName,
         since: Version,
         held: Option<Held>,
+        strength: Strength,
     ) -> Result<(), NotDone> {
         // Where the clock runs ahead of this machine's, a kill could set it back below what is written here, and with it the
         // versions of those who change the file next.
@@ -134,6 +163,6 @@ impl Reconciler {
             replica: Some((self.datacenter.clone(), replica)),
             ..FileWrite::default()
         };
-        Ok(self.ledger.write(file, &write, Strength::Local).await?)
+        Ok(self.ledger.write(file, &write, strength).await?)
     }
 }

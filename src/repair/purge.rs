@@ -1,9 +1,9 @@
 //! The purge: rows of files that were deleted so long ago that nobody can have missed it.
 //!
 //! A delete is remembered so that an older put, wherever it still lies, does not bring the file back. The row may go when
-//! nothing older can still come: the retention has passed; every datacenter that was ever registered, also one that is paused or
-//! where the file was not due, has scanned all files since; every node has said that it has nothing older undelivered or
-//! open; nobody holds the file; and the delete was asserted at the strength that the operator wants.
+//! nothing older can still come: the retention has passed; every datacenter that was ever registered and was not removed, also one that is paused or
+//! where the file was not due, has scanned all files since; every node of those has said that it has nothing older undelivered or
+//! open; none of those holds the file; and the delete was asserted at the strength that the operator wants.
 //!
 //! Always true: each cell is removed at its own timestamp. A removal at "now" would swallow later writes of a datacenter whose
 //! clock is behind. The head goes last, so that what is begun is found again.
@@ -13,7 +13,8 @@
 use std::collections::BTreeSet;
 
 use crate::file::{Datacenter, FileName, Op};
-use crate::ledger::{FileRecord, FileWrite, Ledger, LedgerError, Strength};
+use crate::ledger::{FileRecord, FileWrite, Ledger, LedgerError, MemberState, Strength};
+use crate::placement::Placements;
 use crate::version::{Version, ago};
 
 use super::{is_superseded, scan};
@@ -26,7 +27,10 @@ pub(super) const REST: u32 = 4;
 pub(super) struct Horizon {
     /// Nothing older than this can still come from anywhere.
     before: Version,
+    /// Those that take part.
     registered: BTreeSet<Datacenter>,
+    /// Those that do not any more, whatever is said to be there.
+    removed: BTreeSet<Datacenter>,
 }
 
 impl Horizon {
@@ -36,16 +40,18 @@ impl Horizon {
         retention: std::time::Duration,
     ) -> Result<Option<Horizon>, LedgerError> {
         let mut before = ago(retention);
-        let datacenters = ledger.datacenters().await?;
-        for datacenter in &datacenters {
-            match scan::last_thorough(ledger, &datacenter.name).await? {
+        let members = Placements::load(ledger).await?;
+        for datacenter in members.registered() {
+            match scan::last_thorough(ledger, datacenter).await? {
                 Some(began) => before = before.min(began),
                 None => return Ok(None),
             }
         }
         let nodes = ledger.nodes().await?;
         for node in &nodes {
-            if is_superseded(&nodes, &node.stream) {
+            let is_member =
+                members.membership(&node.stream.datacenter).state != MemberState::Removed;
+            if !is_member || is_superseded(&nodes, &node.stream) {
                 continue;
             }
             let oldest = node.oldest_undelivered.into_iter().chain(node.oldest_open);
@@ -53,7 +59,8 @@ impl Horizon {
         }
         Ok(Some(Horizon {
             before,
-            registered: datacenters.into_iter().map(|known| known.name).collect(),
+            registered: members.registered().clone(),
+            removed: members.removed().cloned().collect(),
         }))
     }
 
@@ -68,13 +75,12 @@ impl Horizon {
             false => self.registered.first(),
         };
         let class = record.class_cell.as_ref().map(|cell| cell.version);
-        let seen = record.replicas.values().map(|replica| replica.since);
+        let replicas = record.replicas.iter();
+        let mut theirs = replicas.filter(|(name, _)| !self.removed.contains(*name));
+        let seen = theirs.clone().map(|(_, replica)| replica.since);
         matches!(head.op, Op::Delete { .. })
             && by == Some(here)
-            && record
-                .replicas
-                .values()
-                .all(|replica| replica.held.is_none())
+            && theirs.all(|(_, replica)| replica.held.is_none())
             && seen
                 .chain(class)
                 .chain([head.version])
@@ -121,6 +127,7 @@ mod tests {
                 .iter()
                 .map(|name| name.parse().unwrap())
                 .collect(),
+            removed: BTreeSet::new(),
         }
     }
 
@@ -155,10 +162,17 @@ mod tests {
             class: crate::file::Class::default_class(),
             claimed: false,
             checked: None,
+            leaving: false,
         };
         held.replicas
             .insert(tx01.clone(), replica(Some(held_there)));
         assert!(!both.lets_go(&held, &ma01), "tx01 still has it");
+        let mut without = horizon(100, &["ma01"]);
+        without.removed = BTreeSet::from([tx01.clone()]);
+        assert!(
+            without.lets_go(&held, &ma01),
+            "nobody waits for who was removed"
+        );
 
         let mut put = deleted(99);
         put.head.as_mut().unwrap().op = Op::Put(Put {

@@ -177,18 +177,32 @@ pub(super) enum Step {
     Remove {
         renamed_to: Option<Key>,
     },
+    /// What is here is not due here, and was overwritten or is not wanted.
+    RemoveExtra,
+    /// It is said to be about to go, and is not to go.
+    Keep,
+}
+
+/// Where a file is due, as seen from here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Due {
+    Here,
+    Elsewhere {
+        /// What is here all the same is to be removed.
+        alone: bool,
+    },
 }
 
 /// What is to be done with a file here, and by which rules.
 pub(super) struct Judged {
     pub(super) step: Step,
     /// Whether files of its class are due here.
-    pub(super) due: bool,
+    pub(super) due: Due,
     pub(super) registry: Arc<Reading>,
 }
 
 /// Decides; pure. `due`: whether files of the class are due here.
-pub(super) fn decide(record: &FileRecord, here: &Datacenter, due: bool) -> Step {
+pub(super) fn decide(record: &FileRecord, here: &Datacenter, due: Due) -> Step {
     let Some(head) = &record.head else {
         return Step::Nothing;
     };
@@ -203,9 +217,23 @@ pub(super) fn decide(record: &FileRecord, here: &Datacenter, due: bool) -> Step 
         (Op::Delete { renamed_to }, Some(_)) => Step::Remove {
             renamed_to: renamed_to.clone(),
         },
-        (Op::Put(_), _) if !due => Step::Nothing,
+        (Op::Put(put), held) if let Due::Elsewhere { alone } = due => match held {
+            None => Step::Nothing,
+            Some(held) if held.claimed || only_claimed(record, &put.content) => Step::Nothing,
+            // Newer bytes than those that the head names are on their way to be the head's.
+            Some(held) if held.content != put.content => {
+                match held.content.version <= head.version {
+                    true => Step::RemoveExtra,
+                    false => Step::Nothing,
+                }
+            }
+            Some(_) if alone => Step::RemoveExtra,
+            Some(held) if held.leaving => Step::Keep,
+            Some(_) => Step::Nothing,
+        },
         (Op::Put(put), Some(held)) if held.content == put.content && !held.is_damaged() => {
             match record.class() {
+                _ if held.leaving => Step::Keep,
                 Some(class) if *class != held.class && !held.claimed => {
                     Step::SetClass(class.clone())
                 }
@@ -317,13 +345,16 @@ impl Reconciler {
 
     /// What is to be done with a file that was looked at. Whoever acts and whoever explains asks here.
     pub(super) async fn judge(&self, view: &View) -> Result<Judged, NotDone> {
-        let registry = self.registry().await?;
-        let due = registry.is_due(&self.datacenter, &view.file.domain, view.record.class());
-        Ok(Judged {
+        Ok(self.judge_by(view, self.registry().await?))
+    }
+
+    pub(super) fn judge_by(&self, view: &View, registry: Arc<Reading>) -> Judged {
+        let due = registry.due(&self.datacenter, &view.file.domain, view.record.class());
+        Judged {
             step: decide(&view.record, &self.datacenter, due),
             due,
             registry,
-        })
+        }
     }
 
     /// `from`: a key whose bytes a rename sent to this file.
@@ -364,6 +395,19 @@ impl Reconciler {
                     self.settle_contest(&view, &put).await
                 }
                 Step::Bring(put) => self.bring(&view, head, &put, from).await,
+                Step::RemoveExtra => match head.put() {
+                    Some(put) => self.remove_extra(&view, head, put).await,
+                    None => Ok(Did::Nothing),
+                },
+                Step::Keep => {
+                    self.keep(&view).await?;
+                    // What else there is to do is done next, by what the ledger shows then.
+                    let view = self.look(&view.file, Strength::Local).await?;
+                    match self.judge(&view).await?.step {
+                        Step::Keep => Err(NotDone::Later("it stays, which was just said".into())),
+                        _ => self.step(view, from).await,
+                    }
+                }
             }
         }
         .boxed()
@@ -538,6 +582,7 @@ mod tests {
                 class,
                 claimed,
                 checked: None,
+                leaving: false,
             }),
         }
     }
@@ -559,12 +604,13 @@ mod tests {
             renamed_to: to.map(|to| Key::from_bytes(to.as_bytes())),
         };
         let elsewhere = ("ma01", held(5, "default", false));
-        let decide = |record: &FileRecord| decide(record, &here(), true);
+        let (due, not_due) = (Due::Here, Due::Elsewhere { alone: false });
+        let decide = |record: &FileRecord| decide(record, &here(), due);
 
         assert_eq!(decide(&FileRecord::default()), Step::Nothing);
         let missing = record(head(5, Op::Put(put(5))), std::slice::from_ref(&elsewhere));
         assert_eq!(decide(&missing), Step::Bring(put(5)));
-        assert_eq!(super::decide(&missing, &here(), false), Step::Nothing);
+        assert_eq!(super::decide(&missing, &here(), not_due), Step::Nothing);
         let old = record(
             head(5, Op::Put(put(5))),
             &[elsewhere.clone(), ("tx01", held(4, "default", false))],
@@ -593,7 +639,7 @@ mod tests {
         let deleted = record(head(6, gone(None)), &[("tx01", held(5, "default", false))]);
         assert_eq!(decide(&deleted), Step::Remove { renamed_to: None });
         assert_eq!(
-            super::decide(&deleted, &here(), false),
+            super::decide(&deleted, &here(), not_due),
             Step::Remove { renamed_to: None }
         );
         let renamed = record(
@@ -621,7 +667,7 @@ mod tests {
         let record_of = |op| record(head(6, op), &[("tx01", damaged.clone())]);
         assert_eq!(decide(&record_of(Op::Put(put(5)))), Step::Bring(put(5)));
         assert_eq!(
-            super::decide(&record_of(Op::Put(put(5))), &here(), false),
+            super::decide(&record_of(Op::Put(put(5))), &here(), not_due),
             Step::Nothing
         );
         assert_eq!(
@@ -637,6 +683,48 @@ mod tests {
         assert_eq!(decide(&claimed), Step::Nothing);
         let claimed_here = record(head(6, gone(None)), &[("tx01", held(5, "default", true))]);
         assert_eq!(decide(&claimed_here), Step::Nothing);
+    }
+
+    /// What is here and not due here goes if it was overwritten, or if an operator has said so; else it stays, and what was about to go is kept.
+    #[test]
+    fn what_is_not_due_here() {
+        let decide = |record: &FileRecord, due| super::decide(record, &here(), due);
+        let (elsewhere, alone) = (
+            Due::Elsewhere { alone: false },
+            Due::Elsewhere { alone: true },
+        );
+        let there = ("ma01", held(5, "default", false));
+        let with = |replica: Replica| {
+            let replicas = [there.clone(), ("tx01", replica)];
+            record(head(5, Op::Put(put(5))), &replicas)
+        };
+        let current = with(held(5, "default", false));
+        assert_eq!(decide(&current, elsewhere), Step::Nothing);
+        assert_eq!(decide(&current, alone), Step::RemoveExtra);
+        let old = with(held(4, "default", false));
+        assert_eq!(decide(&old, elsewhere), Step::RemoveExtra);
+        assert_eq!(decide(&old, alone), Step::RemoveExtra);
+        let newer = with(held(6, "default", false));
+        assert_eq!(decide(&newer, alone), Step::Nothing);
+
+        let mut leaving = held(5, "thumb", false);
+        leaving.held.as_mut().expect("held").leaving = true;
+        let leaving = with(leaving);
+        assert_eq!(decide(&leaving, Due::Here), Step::Keep);
+        assert_eq!(decide(&leaving, elsewhere), Step::Keep);
+        assert_eq!(decide(&leaving, alone), Step::RemoveExtra);
+
+        // What outsiders claim is nobody's word, here and there.
+        assert_eq!(
+            decide(&with(held(4, "default", true)), alone),
+            Step::Nothing
+        );
+        let claimed_there = [
+            ("ma01", held(5, "default", true)),
+            ("tx01", held(4, "default", false)),
+        ];
+        let claimed_there = record(head(5, Op::Put(put(5))), &claimed_there);
+        assert_eq!(decide(&claimed_there, alone), Step::Nothing);
     }
 
     #[test]

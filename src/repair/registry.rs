@@ -17,6 +17,7 @@ use crate::placement::Placements;
 use crate::trackers::Trackers;
 
 use super::import;
+use super::reconcile::Due;
 
 /// How old an answer may be: an operator's change is obeyed after this time at the latest.
 const FRESH: Duration = Duration::from_secs(3);
@@ -65,20 +66,36 @@ impl Registry {
 
     /// Whether this datacenter has told the ledger of itself.
     pub(super) async fn knows_us(&self) -> Result<bool, LedgerError> {
-        let placements = Placements::load(&*self.ledger).await?;
-        Ok(placements.registered().contains(&self.here))
+        let datacenters = self.ledger.datacenters().await?;
+        Ok(datacenters.iter().any(|record| record.name == self.here))
     }
 
     pub(super) async fn read(&self) -> Result<Arc<Reading>, LedgerError> {
+        self.read_if(|began| began.elapsed() >= FRESH).await
+    }
+
+    /// A reading that began at this moment at the earliest.
+    pub(super) async fn read_since(&self, moment: Instant) -> Result<Arc<Reading>, LedgerError> {
+        self.read_if(|began| began < moment).await
+    }
+
+    /// What is kept, or a new reading if what is kept began too early.
+    async fn read_if(
+        &self,
+        too_early: impl Fn(Instant) -> bool,
+    ) -> Result<Arc<Reading>, LedgerError> {
         // Held while reading: others that want the same wait for the one answer.
         let mut kept = self.kept.lock().await;
-        if let Some((when, reading)) = &kept.read
-            && when.elapsed() < FRESH
+        if let Some((began, reading)) = &kept.read
+            && !too_early(*began)
         {
             return Ok(Arc::clone(reading));
         }
-        let placements = Placements::load(&*self.ledger).await?;
-        if !placements.registered().contains(&self.here) {
+        let began = Instant::now();
+        let records = self.ledger.datacenters().await?;
+        let memberships = self.ledger.memberships().await?;
+        let placements = Placements::new(self.ledger.placements().await?, &records, memberships);
+        if !records.iter().any(|record| record.name == self.here) {
             // Nothing is due in a datacenter that nobody knows: what is looked at now would be passed by mistake.
             return Err(LedgerError::Unavailable {
                 doing: "read which datacenters there are",
@@ -88,7 +105,7 @@ impl Registry {
         // What an import has told is in nobody's stream: a scan has to begin after it.
         let mut rules = placements.rules();
         let mut datacenters = BTreeMap::new();
-        for record in self.ledger.datacenters().await? {
+        for record in records {
             if let Some(ended) = import::last_ended(&*self.ledger, &record.name).await? {
                 rules.push_str(&format!(" {} {ended}", record.name));
             }
@@ -118,20 +135,25 @@ impl Registry {
             rules,
             datacenters,
         });
-        kept.read = Some((Instant::now(), Arc::clone(&reading)));
+        kept.read = Some((began, Arc::clone(&reading)));
         Ok(reading)
     }
 }
 
 impl Reading {
     /// Whether files of this class are due in `datacenter`.
-    pub(super) fn is_due(
+    pub(super) fn due(
         &self,
         datacenter: &Datacenter,
         domain: &Domain,
         class: Option<&Class>,
-    ) -> bool {
-        self.placements.due(domain, class).contains(datacenter)
+    ) -> Due {
+        if self.placements.is_due(datacenter, domain, class) {
+            return Due::Here;
+        }
+        let row = self.placements.deciding(domain, class);
+        let alone = row.is_some_and(|row| row.remove_extra);
+        Due::Elsewhere { alone }
     }
 
     pub(super) fn placements(&self) -> &Placements {

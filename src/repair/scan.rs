@@ -12,7 +12,7 @@
 //! only when its last page is. The next page of a part is read while the files of this one are seen to.
 //! Killed in the middle: it goes on with the pages at which it was.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -125,6 +125,8 @@ struct Standing {
     next_part: u32,
     /// Parts that a lane is at.
     taken: BTreeSet<u32>,
+    /// Which share of each of those lies in the page under way, and is done. Few files are few pages, and a page may take long.
+    within: BTreeMap<u32, f64>,
     saved_at: Instant,
     /// Since when this process is at the scan under way, how far that was then, and what it has read since.
     since: Instant,
@@ -138,7 +140,10 @@ struct Standing {
 }
 
 /// When the last whole and thorough scan of a datacenter began, whatever its journal was.
-pub(super) async fn last_thorough(
+///
+/// # Errors
+/// The ledger's.
+pub async fn last_thorough(
     ledger: &dyn Ledger,
     datacenter: &Datacenter,
 ) -> Result<Option<Version>, LedgerError> {
@@ -171,6 +176,7 @@ pub(super) async fn begin(shared: Arc<Shared>) -> Result<Box<dyn Worker>, Ledger
         note,
         next_part,
         taken: BTreeSet::new(),
+        within: BTreeMap::new(),
         saved_at: Instant::now(),
         since: Instant::now(),
         percent_then: 0.0,
@@ -219,7 +225,8 @@ impl Standing {
         if self.note.began.is_none() {
             return 100.0;
         }
-        let under_way: f64 = self.note.under_way.iter().map(|place| place.share).sum();
+        let behind = self.note.under_way.iter().map(|place| place.share);
+        let under_way: f64 = behind.chain(self.within.values().copied()).sum();
         let passed =
             self.next_part as usize - self.note.under_way.len().min(self.next_part as usize);
         100.0 * (passed as f64 + under_way) / f64::from(PARTS)
@@ -398,7 +405,14 @@ impl Scan {
                 }
             };
             let files = (page.files.len() + page.unreadable.len()) as u64;
-            let (seen_to, ahead) = tokio::join!(self.see_to(page, crew), ahead);
+            let end = match (&next, reached) {
+                (Some(_), Some(token)) => range.share_up_to(token),
+                (Some(_), None) => at.share,
+                (None, _) => 1.0,
+            };
+            let span = (at.part, end - at.share);
+            let (seen_to, ahead) = tokio::join!(self.see_to(page, crew, span), ahead);
+            self.place.lock().within.remove(&at.part);
             if !seen_to? {
                 return Ok(());
             }
@@ -416,8 +430,13 @@ impl Scan {
         }
     }
 
-    /// Sees to what of the page is not as it should be. False if repair is stopping.
-    async fn see_to(&self, page: Page, crew: &mut Crew) -> Result<bool, LedgerError> {
+    /// Sees to what of the page is not as it should be. False if repair is stopping. `span`: which part it belongs to, and how large a share of it it is.
+    async fn see_to(
+        &self,
+        page: Page,
+        crew: &mut Crew,
+        span: (u32, f64),
+    ) -> Result<bool, LedgerError> {
         let reconciler = &self.shared.reconciler;
         let registry = reconciler.registry.read().await?;
         for unreadable in &page.unreadable {
@@ -439,8 +458,15 @@ impl Scan {
             reconciler.park(file, parking).await?;
             self.shared.scan.failed(format!("{file}: {why}"));
         }
-        for (file, record) in page.files {
-            let due = registry.is_due(&reconciler.datacenter, &file.domain, record.class());
+        let (part, share) = span;
+        let all = page.files.len();
+        let within = |passed: usize| {
+            let share = share * passed as f64 / all as f64;
+            self.place.lock().within.insert(part, share);
+            self.report();
+        };
+        for (n, (file, record)) in page.files.into_iter().enumerate() {
+            let due = registry.due(&reconciler.datacenter, &file.domain, record.class());
             if decide(&record, &reconciler.datacenter, due) == Step::Nothing {
                 self.shared.scan.may_go_on().await;
                 self.purge_if_old(&file, &record).await?;
@@ -451,6 +477,7 @@ impl Scan {
                 if !wait(&self.shared, crew).await? {
                     return Ok(false);
                 }
+                within(n.saturating_sub(crew.len()));
             }
             crew.start_next(file);
         }
@@ -458,6 +485,7 @@ impl Scan {
             if !wait(&self.shared, crew).await? {
                 return Ok(false);
             }
+            within(all.saturating_sub(crew.len()));
         }
         Ok(true)
     }

@@ -139,7 +139,7 @@ pub enum State {
     Paused,
     /// The ledger does not answer; it goes on by itself.
     WaitingForLedger,
-    /// Ledger and journal disagree; it goes on when a person has said what is true.
+    /// Ledger and journal disagree, or this datacenter was removed, or away for too long; it goes on when a person has said so.
     Stopped,
     /// It has found what it does not believe, and asks a person; it looks again and again, and goes on when it is over.
     Asking,

@@ -30,7 +30,7 @@ use super::sources::Sources;
 use super::status::CopyFigures;
 
 /// Paths asked of a source: as many as a file is likely to have copies.
-const PATHS: u32 = 8;
+pub(super) const PATHS: u32 = 8;
 
 /// How the last error of a gap begins that was left because nobody gave the bytes.
 pub(super) const NO_SOURCE: &str = "no datacenter gives these bytes: ";

@@ -22,13 +22,14 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::config::{OnVanished, VerifyBy};
-use crate::file::FileName;
-use crate::ledger::{Cursor, Expected, LedgerError, Strength, TokenRange};
+use crate::file::{Datacenter, FileName};
+use crate::ledger::{Cursor, Expected, Ledger, LedgerError, Strength, TokenRange};
 use crate::trackers::TrackerError;
 use crate::version::{Version, wall_clock};
 
 use super::Shared;
 use super::inspect::{Bad, Lacks, Past, Seen};
+use super::member::Part;
 use super::park::{Expects, Parking, micros};
 use super::proof::said_to_be_here;
 use super::reconcile::NotDone;
@@ -40,7 +41,7 @@ use super::work::Crew;
 use super::worker::{Turn, Worker};
 
 /// The cursor's name.
-const NAME: &str = "verify";
+pub(super) const NAME: &str = "verify";
 
 /// Files read from the ledger at a time.
 const PAGE: usize = 200;
@@ -68,8 +69,10 @@ struct Note {
     /// Where its next batch begins.
     #[serde(default)]
     place: Place,
-    /// When the last whole pass ended.
+    /// When the last whole pass ended, and when that had begun.
     ended: Option<Version>,
+    #[serde(default)]
+    ended_pass_began: Option<Version>,
     /// Of the pass under way, or of the last one.
     #[serde(default)]
     counts: Counts,
@@ -148,6 +151,16 @@ struct Batch {
     /// Changed past the proxy.
     past: Vec<(FileName, Past)>,
     unsure: u64,
+}
+
+/// When the last whole pass of a datacenter began.
+pub(super) async fn last_began(
+    ledger: &dyn Ledger,
+    datacenter: &Datacenter,
+) -> Result<Option<Version>, LedgerError> {
+    let cursor = ledger.cursor(datacenter, NAME).await?;
+    let note = cursor.and_then(|cursor| serde_json::from_str::<Note>(&cursor.note).ok());
+    Ok(note.and_then(|note| note.ended_pass_began))
 }
 
 pub(super) async fn begin(shared: Arc<Shared>) -> Result<Box<dyn Worker>, LedgerError> {
@@ -244,7 +257,11 @@ impl Pass {
         let mut standing = self.standing.lock();
         let every = self.shared.reconciler.config.verify_every;
         let under_way = standing.note.began.is_some();
-        if under_way && (every.is_some() || standing.asked_for) {
+        let first = match *self.shared.part.borrow() {
+            Part::VerifyFirst(since) => Some(since),
+            _ => None,
+        };
+        if under_way && (every.is_some() || standing.asked_for || first.is_some()) {
             return true;
         }
         let wanted = self.shared.verify_wanted.swap(false, Ordering::AcqRel);
@@ -252,7 +269,9 @@ impl Pass {
             let ended = standing.note.ended;
             ended.is_none_or(|ended| wall_clock().0 >= ended.0.saturating_add(micros(every)))
         });
-        if !wanted && !due {
+        let began = standing.note.ended_pass_began;
+        let first = first.is_some_and(|since| began.is_none_or(|began| began <= since));
+        if !wanted && !due && !first {
             return false;
         }
         standing.asked_for = wanted;
@@ -575,7 +594,7 @@ impl Pass {
             note.place = next;
             if note.place.part >= PARTS {
                 note.ended = Some(wall_clock());
-                note.began = None;
+                note.ended_pass_began = note.began.take();
                 note.place = Place::default();
                 standing.asked_for = false;
                 tracing::debug!("verify of all files ended");

@@ -3,8 +3,8 @@
 //! A worker finds files, and hands them to [`reconcile`](super::reconcile) by a [`Crew`](super::work::Crew). It works in turns; between
 //! two of them it is paused, waits for the ledger, rests or ends. Where it is lies in the ledger, so that it may be begun anew at any moment.
 //!
-//! Always true: a worker that fails, also by a panic, is begun again after a pause. When ledger and journal disagree it is left as
-//! it stands, as by a kill, and when they agree again it begins with what the ledger has by then.
+//! Always true: a worker that fails, also by a panic, is begun again after a pause. When ledger and journal disagree, or an operator has the
+//! datacenter rest or removed ([`member`](super::member)), it is left as it stands, as by a kill; when that is over it begins with what the ledger has by then.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -60,8 +60,12 @@ pub(super) async fn keep(shared: Arc<Shared>, figures: Arc<Figures>, begin: Begi
         return;
     }
     while !stop.is_cancelled() {
+        let may = async {
+            shared.part_lets(figures.name(), true).await;
+            shared.trust.given().await;
+        };
         tokio::select! {
-            () = shared.trust.given() => {}
+            () = may => {}
             () = stop.cancelled() => return,
         }
         let began = Instant::now();
@@ -74,12 +78,13 @@ pub(super) async fn keep(shared: Arc<Shared>, figures: Arc<Figures>, begin: Begi
         let ended = tokio::select! {
             ended = AssertUnwindSafe(working).catch_unwind() => Some(ended),
             () = shared.trust.withdrawn() => None,
+            () = shared.part_lets(figures.name(), false) => None,
         };
         match ended {
             None => {
                 shared.forget(&figures);
-                if let Some(doubt) = shared.trust.doubt() {
-                    figures.note(doubt.sentence());
+                if let Some(why) = shared.hindered() {
+                    figures.note(why);
                 }
                 continue;
             }

@@ -296,7 +296,7 @@ async fn files_of_other_domains_are_not_given_out() {
 #[tokio::test]
 async fn all_the_datacenters_there_are_have_a_boolean() {
     let site = site().await;
-    register(&*site.ledger, "or01", false, &site.clock).await;
+    register(&*site.ledger, "or01", &site.clock).await;
     site.post(
         "/file/new",
         r#"{"Fid":"9.fid","Origin":"ma01","Or01":true}"#,

@@ -27,6 +27,7 @@ fn parked(file: &FileName) -> Explanation {
             class: None,
             datacenters: [dc("ma01"), dc("tx01")].into(),
             lag_goal_seconds: None,
+            remove_extra: false,
             updated: Version(3_000_000),
         }),
         standing: Standing::default(),
@@ -79,6 +80,7 @@ async fn an_explanation_has_exactly_these_members() {
                 "class": null,
                 "datacenters": ["ma01", "tx01"],
                 "lag_goal_seconds": 900,
+                "remove_extra": false,
                 "since": "1970-01-01T00:00:03.000000Z",
             },
             "tracker": { "fid": null, "problem": null },
@@ -209,7 +211,7 @@ async fn a_person_is_told_why_within_80_columns() {
         "  It is here as it should be: fid 12, class archive,",
         "  stored      in ma01, 20",
         "  ma01        has it  fid 12",
-        "  due         ma01  all active datacenters\n",
+        "  due         ma01  all datacenters\n",
         "  tracker     connect to tracker: refused\n",
     ] {
         assert!(text.contains(words), "{words:?} is not in\n{text}");

@@ -5,6 +5,7 @@
 mod asked_by_cli;
 mod bare_fids;
 mod budget;
+mod datacenters;
 mod explain;
 mod metrics;
 mod placements;

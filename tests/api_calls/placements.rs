@@ -5,13 +5,13 @@ use std::sync::atomic::Ordering;
 
 use phylactery::file::{Class, Domain};
 use phylactery::ledger::embedded::EmbeddedLedger;
-use phylactery::ledger::{Ledger, Placement, Strength};
+use phylactery::ledger::{Ledger, MemberState, Placement, Strength};
 use phylactery::version::{MAX_AHEAD, Version, wall_clock};
 use serde_json::{Value, json};
 
 use crate::asked_by_cli::{ask, told};
 use crate::repair_sites::Flaky;
-use crate::support::{Site, client, dc, register, site, site_with};
+use crate::support::{Site, client, dc, register, say, site, site_with};
 use crate::unavailable::Unavailable;
 
 impl Site {
@@ -55,7 +55,7 @@ async fn a_placement_is_set_shown_and_taken_back() {
     assert_eq!(status, 200, "{answer}");
     let row = site.row(b"photos", None).await.unwrap();
     let since = phylactery_time(row.updated);
-    let placement = json!({ "domain": "photos", "class": null, "datacenters": ["ma01"], "lag_goal_seconds": 900, "since": since });
+    let placement = json!({ "domain": "photos", "class": null, "datacenters": ["ma01"], "lag_goal_seconds": 900, "remove_extra": false, "since": since });
     assert_eq!(
         answer,
         json!({
@@ -71,8 +71,7 @@ async fn a_placement_is_set_shown_and_taken_back() {
             "changed": true,
             "heard_by_all": true,
             "means": [
-                "Nothing is deleted in tx01: files that are there stay as they are, though no newer bytes come to \
-                 them, until they are deleted everywhere."
+                "Nothing is deleted in tx01: files that are there stay until they are overwritten or deleted."
             ],
             "warnings": [],
         })
@@ -189,7 +188,8 @@ async fn what_was_so_already_is_no_other_row() {
 #[tokio::test]
 async fn what_makes_no_sense_is_refused_and_nothing_is_written() {
     let site = site().await;
-    register(&*site.ledger, "or01", false, &site.clock).await;
+    register(&*site.ledger, "or01", &site.clock).await;
+    say(&*site.ledger, "or01", MemberState::Paused, &site.clock).await;
     for (body, said) in [
         (
             json!({ "datacenters": ["ma01", "tx02"] }),
@@ -242,7 +242,7 @@ async fn what_makes_no_sense_is_refused_and_nothing_is_written() {
     assert_eq!(status, 200);
     assert_eq!(
         answer["warnings"],
-        json!(["or01 is not active; these files are due there all the same"])
+        json!(["or01 is paused; these files are due there all the same"])
     );
 }
 
@@ -266,6 +266,7 @@ async fn a_row_of_a_clock_ahead_is_passed_and_the_clock_is_not() {
         class: None,
         datacenters: [dc("tx01")].into(),
         lag_goal_seconds: None,
+        remove_extra: false,
         updated: far,
     };
     let setting = site.ledger.set_placement(&row, Strength::Local);
@@ -292,7 +293,7 @@ async fn an_operator_learns_that_not_everybody_has_heard() {
     let ledger = Flaky::over(Arc::new(inner));
     let site = site_with(false, Some(Arc::clone(&ledger) as Arc<dyn Ledger>)).await;
     for name in ["ma01", "tx01"] {
-        register(&*ledger, name, true, &site.clock).await;
+        register(&*ledger, name, &site.clock).await;
     }
     ledger.others_away.store(true, Ordering::SeqCst);
     let body = json!({ "datacenters": ["ma01"] });
@@ -336,21 +337,19 @@ async fn without_a_ledger_nothing_is_said() {
 #[tokio::test]
 async fn an_operator_sets_shows_and_removes_them() {
     let site = site().await;
-    register(&*site.ledger, "or01", false, &site.clock).await;
+    register(&*site.ledger, "or01", &site.clock).await;
+    say(&*site.ledger, "or01", MemberState::Paused, &site.clock).await;
     let text = told(&site, &[b"placement", b"show"]).await;
     assert_eq!(
         text,
-        "  (default)   ma01, tx01  all active datacenters, lag goal 15m\n"
+        "  (default)   ma01, or01 (paused), tx01  all datacenters, lag goal 15m\n"
     );
     let text = told(&site, &[b"placement", b"set", b"photos", b"ma01,or01"]).await;
     assert_eq!(
         text,
-        "photos is due in ma01, or01, and was in ma01, tx01.\n\
-         What is missing in or01 comes by a scan of all files, which begins there within seconds, or after the one \
-         under way; see `phylactery status` there.\n\
-         Nothing is deleted in tx01: files that are there stay as they are, though no newer bytes come to them, until \
-         they are deleted everywhere.\n\
-         warning: or01 is not active; these files are due there all the same\n"
+        "photos is due in ma01, or01, and was in ma01, or01, tx01.\n\
+         Nothing is deleted in tx01: files that are there stay until they are overwritten or deleted.\n\
+         warning: or01 is paused; these files are due there all the same\n"
     );
     told(
         &site,
@@ -361,13 +360,13 @@ async fn an_operator_sets_shows_and_removes_them() {
     assert!(site.row(b"my photos", Some(class)).await.is_some());
     let text = told(&site, &[b"placement", b"show"]).await;
     assert!(
-        text.contains("photos      ma01, or01 (inactive)  since 20"),
+        text.contains("photos      ma01, or01 (paused)  since 20"),
         "{text}"
     );
     let text = told(&site, &[b"placement", b"show", b"cats"]).await;
     assert_eq!(
         text,
-        "  cats        ma01, tx01  all active datacenters, lag goal 15m\n"
+        "  cats        ma01, or01 (paused), tx01  all datacenters, lag goal 15m\n"
     );
     let set: &[&[u8]] = &[
         b"placement",
@@ -383,13 +382,13 @@ async fn an_operator_sets_shows_and_removes_them() {
     assert!(text.ends_with(", lag goal 5m\n"), "{text}");
     let text = told(&site, &[b"placement", b"show", b"photos"]).await;
     assert!(
-        text.starts_with("  photos      ma01, or01 (inactive)  since 20"),
+        text.starts_with("  photos      ma01, or01 (paused)  since 20"),
         "{text}"
     );
     assert_eq!(text.lines().count(), 1, "{text}");
     let text = told(&site, &[b"placement", b"remove", b"photos", b"--json"]).await;
     let answer: Value = serde_json::from_str(&text).unwrap();
-    assert_eq!(answer["due"], json!(["ma01", "tx01"]));
+    assert_eq!(answer["due"], json!(["ma01", "or01", "tx01"]));
 
     let api = format!("http://{}", site.address);
     let wrong: &[&[&[u8]]] = &[

@@ -15,7 +15,9 @@ use phylactery::file::{
 use phylactery::journal::debt::Paying;
 use phylactery::journal::{Debts, Depth, Refused};
 use phylactery::ledger::embedded::EmbeddedLedger;
-use phylactery::ledger::{DatacenterRecord, FileRecord, FileWrite, Ledger, LedgerError, Strength};
+use phylactery::ledger::{
+    DatacenterRecord, FileRecord, FileWrite, Ledger, LedgerError, MemberState, Membership, Strength,
+};
 use phylactery::proxy::Stats;
 use phylactery::repair::budget::{Setting, Standing};
 use phylactery::repair::explain::Explanation;
@@ -133,7 +135,7 @@ pub async fn site_with(compatible_status: bool, ledger: Option<Arc<dyn Ledger>>)
             let ledger: Arc<dyn Ledger> =
                 Arc::new(EmbeddedLedger::open(folder.path().join("ledger.db")).unwrap());
             for name in ["ma01", "tx01"] {
-                register(&*ledger, name, true, &clock).await;
+                register(&*ledger, name, &clock).await;
             }
             ledger
         }
@@ -165,16 +167,25 @@ pub async fn site_with(compatible_status: bool, ledger: Option<Arc<dyn Ledger>>)
     }
 }
 
-pub async fn register(ledger: &dyn Ledger, name: &str, active: bool, clock: &Clock) {
+pub async fn register(ledger: &dyn Ledger, name: &str, clock: &Clock) {
     let record = DatacenterRecord {
         name: dc(name),
-        active,
         trackers: vec!["127.0.0.1:7011".to_owned()],
         storage_hosts: BTreeSet::new(),
         api: None,
         updated: clock.stamp().unwrap(),
     };
     ledger.set_datacenter(&record).await.unwrap();
+}
+
+/// What an operator says of a datacenter.
+pub async fn say(ledger: &dyn Ledger, name: &str, state: MemberState, clock: &Clock) {
+    let said = Membership {
+        state,
+        updated: clock.stamp().unwrap(),
+        ..Membership::unsaid(dc(name))
+    };
+    ledger.set_membership(&said, Strength::Local).await.unwrap();
 }
 
 pub fn dc(name: &str) -> Datacenter {
@@ -252,6 +263,7 @@ impl Site {
                 class: Class::from_bytes(b"archive"),
                 claimed: false,
                 checked: None,
+                leaving: false,
             }),
         };
         let write = FileWrite {

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use phylactery::file::{Datacenter, FileName};
 use phylactery::ledger::{
     Change, ClusterNode, Cursor, DatacenterRecord, FileRecord, FileWrite, Gap, Ledger, LedgerError,
-    NodeRecord, Page, Placement, StreamId, Strength, TokenRange,
+    Membership, NodeRecord, Page, Placement, StreamId, Strength, TokenRange,
 };
 use phylactery::version::Version;
 
@@ -84,6 +84,12 @@ impl Ledger for Unavailable {
         no()
     }
     async fn datacenters(&self) -> Result<Vec<DatacenterRecord>, LedgerError> {
+        no()
+    }
+    async fn set_membership(&self, _: &Membership, _: Strength) -> Result<(), LedgerError> {
+        no()
+    }
+    async fn memberships(&self) -> Result<Vec<Membership>, LedgerError> {
         no()
     }
     async fn set_placement(&self, _: &Placement, _: Strength) -> Result<(), LedgerError> {

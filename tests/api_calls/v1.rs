@@ -96,11 +96,12 @@ async fn a_file_is_due_where_its_placement_says() {
         class: Some(Class::from_bytes(b"archive")),
         datacenters: [dc("ma01")].into(),
         lag_goal_seconds: None,
+        remove_extra: false,
         updated: site.clock.stamp().unwrap(),
     };
     let setting = site.ledger.set_placement(&placement, Strength::Local);
     setting.await.unwrap();
-    register(&*site.ledger, "or01", false, &site.clock).await;
+    register(&*site.ledger, "or01", &site.clock).await;
     let (_, answer) = site.get("/v1/files/photos/cat.jpg").await;
     assert_eq!(
         (&answer["due"], &answer["missing"]),

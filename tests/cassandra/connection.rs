@@ -8,6 +8,7 @@ use std::time::Duration;
 use phylactery::config::CassandraConfig;
 use phylactery::file::Datacenter;
 use phylactery::ledger::cassandra::CassandraLedger;
+use phylactery::ledger::cassandra::schema::SCHEMA;
 
 use crate::cluster::{self, Cluster, NodeOptions, Tls, USER};
 use crate::harness::{self, LedgerAt, Site, record, until};
@@ -155,12 +156,12 @@ async fn mistakes_are_told_with_what_to_do() {
     assert_eq!(
         told(&good).await,
         format!(
-            "the tables of keyspace {keyspace} are of version 99, and this program knows version 2: run the newer program"
+            "the tables of keyspace {keyspace} are of version 99, and this program knows version {SCHEMA}: run the newer program"
         )
     );
     set_version("0").await;
     let old = format!(
-        "the tables of keyspace {keyspace} are of version 0, and this program needs version 2: paste what `phylactery schema print \
+        "the tables of keyspace {keyspace} are of version 0, and this program needs version {SCHEMA}: paste what `phylactery schema print \
          --keyspace {keyspace} --after 0` prints into cqlsh"
     );
     assert_eq!(told(&good).await, old);
@@ -169,7 +170,7 @@ async fn mistakes_are_told_with_what_to_do() {
     let mut sites = prepared(cluster, keyspace).await;
     sites.ma01.start_node().await;
     serves_and_says(&mut sites.ma01, "stored before the paste", &old).await;
-    set_version("2").await;
+    set_version(&SCHEMA.to_string()).await;
     opens(&mut sites.ma01, &good, &["stored before the paste"]).await;
     sites.ma01.node().terminate();
     assert_eq!(log(&sites.ma01).matches(&old).count(), 1, "told once");

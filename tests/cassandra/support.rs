@@ -165,6 +165,7 @@ pub fn replica(rng: &mut StdRng, at: Version) -> Replica {
                 .random_bool(0.5)
                 .then(|| Checksum::md5(&[rng.random_range(0..=u8::MAX); 16])),
         }),
+        leaving: rng.random_bool(0.3),
     });
     Replica { since: at, held }
 }

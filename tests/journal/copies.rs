@@ -12,8 +12,8 @@ use parking_lot::Mutex;
 use phylactery::file::{Datacenter, FileName};
 use phylactery::ledger::embedded::EmbeddedLedger;
 use phylactery::ledger::{
-    Change, Cursor, DatacenterRecord, FileRecord, FileWrite, Gap, Ledger, LedgerError, NodeRecord,
-    Page, Placement, StreamId, Strength, TokenRange, Unreadable,
+    Change, Cursor, DatacenterRecord, FileRecord, FileWrite, Gap, Ledger, LedgerError, Membership,
+    NodeRecord, Page, Placement, StreamId, Strength, TokenRange, Unreadable,
 };
 use phylactery::version::Version;
 
@@ -252,6 +252,8 @@ passed_on! {
     nodes() -> Vec<NodeRecord>;
     set_datacenter(datacenter: &DatacenterRecord) -> ();
     datacenters() -> Vec<DatacenterRecord>;
+    set_membership(membership: &Membership, strength: Strength) -> ();
+    memberships() -> Vec<Membership>;
     set_placement(placement: &Placement, strength: Strength) -> ();
     placements() -> Vec<Placement>;
     set_cursor(datacenter: &Datacenter, cursor: &Cursor) -> ();

@@ -14,8 +14,8 @@ use parking_lot::Mutex;
 use phylactery::file::{Datacenter, FileName};
 use phylactery::ledger::embedded::EmbeddedLedger;
 use phylactery::ledger::{
-    Change, Cursor, DatacenterRecord, FileRecord, FileWrite, Gap, Ledger, LedgerError, NodeRecord,
-    Page, Placement, StreamId, Strength, TokenRange,
+    Change, Cursor, DatacenterRecord, FileRecord, FileWrite, Gap, Ledger, LedgerError, Membership,
+    NodeRecord, Page, Placement, StreamId, Strength, TokenRange,
 };
 use phylactery::version::Version;
 
@@ -251,6 +251,19 @@ impl Ledger for OneCopy {
     }
     async fn datacenters(&self) -> Result<Vec<DatacenterRecord>, LedgerError> {
         self.home().datacenters().await
+    }
+    async fn set_membership(
+        &self,
+        membership: &Membership,
+        strength: Strength,
+    ) -> Result<(), LedgerError> {
+        for home in &self.all.homes {
+            home.set_membership(membership, strength).await?;
+        }
+        Ok(())
+    }
+    async fn memberships(&self) -> Result<Vec<Membership>, LedgerError> {
+        self.home().memberships().await
     }
     async fn set_placement(
         &self,

@@ -11,8 +11,8 @@ use parking_lot::Mutex;
 use phylactery::file::{Datacenter, FileName};
 use phylactery::ledger::embedded::EmbeddedLedger;
 use phylactery::ledger::{
-    Change, Cursor, DatacenterRecord, FileRecord, FileWrite, Gap, Ledger, LedgerError, NodeRecord,
-    Page, Placement, StreamId, Strength, TokenRange,
+    Change, Cursor, DatacenterRecord, FileRecord, FileWrite, Gap, Ledger, LedgerError, Membership,
+    NodeRecord, Page, Placement, StreamId, Strength, TokenRange,
 };
 use phylactery::version::Version;
 
@@ -187,6 +187,18 @@ impl Ledger for Flaky {
     }
     async fn datacenters(&self) -> Result<Vec<DatacenterRecord>, LedgerError> {
         self.here("datacenters")?.datacenters().await
+    }
+    async fn set_membership(
+        &self,
+        membership: &Membership,
+        strength: Strength,
+    ) -> Result<(), LedgerError> {
+        self.far("set_membership", strength)?
+            .set_membership(membership, strength)
+            .await
+    }
+    async fn memberships(&self) -> Result<Vec<Membership>, LedgerError> {
+        self.here("memberships")?.memberships().await
     }
     async fn set_placement(
         &self,

@@ -103,7 +103,6 @@ impl Played {
         });
         let record = DatacenterRecord {
             name: dc(name),
-            active: true,
             trackers: vec![played.tracker.to_string()],
             storage_hosts: BTreeSet::from([played.storage.to_string()]),
             api: None,
@@ -245,6 +244,7 @@ impl Played {
             class: Class::default_class(),
             claimed: false,
             checked: None,
+            leaving: false,
         };
         let write = FileWrite {
             head: Some(revision.clone()),

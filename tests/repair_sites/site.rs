@@ -14,7 +14,9 @@ use phylactery::file::{Class, Datacenter, Fid, FileName};
 use phylactery::journal::deliver::Deliverer;
 use phylactery::journal::settle::Settler;
 use phylactery::journal::{By, Details, Journal, Mutation, Outcome};
-use phylactery::ledger::{DatacenterRecord, FileRecord, Gap, Ledger, NodeRecord, Strength};
+use phylactery::ledger::{
+    DatacenterRecord, FileRecord, Gap, Ledger, MemberState, Membership, NodeRecord, Strength,
+};
 use phylactery::locks::KeyLocks;
 use phylactery::repair::settings::Change;
 use phylactery::repair::{Repair, RepairParts};
@@ -63,7 +65,7 @@ impl Site {
         domain: Option<&str>,
     ) -> Site {
         let site = Site::unregistered(name, folder, ledger, domain).await;
-        site.register(true).await;
+        site.register().await;
         site
     }
 
@@ -111,10 +113,9 @@ impl Site {
         }
     }
 
-    pub async fn register(&self, active: bool) {
+    pub async fn register(&self) {
         let record = DatacenterRecord {
             name: self.name.clone(),
-            active,
             trackers: vec![self.tracker_addr.to_string()],
             storage_hosts: BTreeSet::from([self.storage.to_string()]),
             api: None,
@@ -124,6 +125,17 @@ impl Site {
             .set_datacenter(&record)
             .await
             .expect("registered");
+    }
+
+    /// An operator says this of it.
+    pub async fn say(&self, state: MemberState) {
+        let said = Membership {
+            state,
+            updated: wall_clock(),
+            ..Membership::unsaid(self.name.clone())
+        };
+        let saying = self.ledger.set_membership(&said, Strength::Each);
+        saying.await.expect("said");
     }
 
     /// Starts journal, delivery and heartbeat; and repair, if `repair` says how.

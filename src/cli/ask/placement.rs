@@ -18,19 +18,19 @@ use crate::file::Datacenter;
 pub enum Placement {
     /// Show where files are due
     ///
-    /// All placements that were set, and where files are due that none was set for: in every active datacenter.
+    /// All placements that were set, and where files are due that none was set for: in every datacenter.
     Show(Show),
 
     /// Say in which datacenters the files of a domain, or of a class of it, are due
     ///
     /// Counts in all datacenters within seconds. Where files become due they are brought by a scan; where they
-    /// are due no longer nothing is deleted. A class that has a placement of its own does not go by its domain's.
+    /// are due no longer nothing is deleted, unless --remove-extra says so. A class that has a placement of its own does not go by its domain's.
     Set(Set),
 
     /// Take a placement back
     ///
     /// What counts without it does again: for a class the placement of its domain, for a domain the
-    /// default, which is all active datacenters.
+    /// default, which is all datacenters.
     Remove(Remove),
 }
 
@@ -67,6 +67,12 @@ pub struct Set {
     /// A file that takes longer is counted in status and metrics, and told as an event when it misses its goal and when it has come.
     #[arg(long, value_name = "TIME", value_parser = lag_goal)]
     lag_goal: Option<u32>,
+    /// Remove in the other datacenters what they hold of these files
+    ///
+    /// Kept with the placement: as long as it counts, a scan removes there what is not due there, each file once it was seen in
+    /// a datacenter where it is due. The last replica of a file is never removed.
+    #[arg(long)]
+    remove_extra: bool,
 
     #[command(flatten)]
     asking: Asking,
@@ -96,9 +102,10 @@ pub(in crate::cli) fn run(placement: Placement) -> Result<(), Failure> {
             of,
             datacenters,
             lag_goal,
+            remove_extra,
             asking,
         }) => {
-            let mut body = json!({ "datacenters": datacenters });
+            let mut body = json!({ "datacenters": datacenters, "remove_extra": remove_extra });
             if let Some(seconds) = lag_goal {
                 body["lag_goal_seconds"] = json!(seconds);
             }
@@ -159,7 +166,7 @@ fn show(answer: &Value) {
         .any(|placement| name(placement) == without)
     {
         let due = datacenters(due, states);
-        let mut more = "all active datacenters".to_owned();
+        let mut more = "all datacenters".to_owned();
         if let Some(goal) = goal(&answer["default_lag_goal_seconds"]) {
             more.push_str(&format!(", lag goal {goal}"));
         }
@@ -171,7 +178,14 @@ fn show(answer: &Value) {
         if let Some(goal) = goal(&placement["lag_goal_seconds"]) {
             more.push_str(&format!(", lag goal {goal}"));
         }
-        row(&name(placement), format_args!("{due}  {}", faint(more)));
+        let alone = match placement["remove_extra"].as_bool() {
+            Some(true) => " alone",
+            Some(false) | None => "",
+        };
+        row(
+            &name(placement),
+            format_args!("{due}{alone}  {}", faint(more)),
+        );
     }
 }
 
@@ -199,14 +213,14 @@ fn name(of: &Value) -> String {
     }
 }
 
-/// Their names, with what is to be said of one that is not active.
+/// Their names, with the state of one that is not simply active.
 fn datacenters(names: &Value, states: &Value) -> String {
     let names = names.as_array().into_iter().flatten();
     let named = names.map(|name| {
-        let inactive = name.as_str().is_some_and(|name| states[name] == "inactive");
-        match inactive {
-            true => format!("{} ({})", text(name), waiting("inactive")),
-            false => text(name),
+        let state = name.as_str().and_then(|name| states[name].as_str());
+        match state.filter(|state| *state != "active") {
+            Some(state) => format!("{} ({})", text(name), waiting(plain(state))),
+            None => text(name),
         }
     });
     let named: Vec<String> = named.collect();

@@ -168,7 +168,7 @@ pub(super) fn accepted(answer: &Value) {
 }
 
 /// In lines that stay within 80 columns, with a name in front and an indent, wherever words allow it.
-fn wrapped(text: &str) -> Vec<String> {
+pub(super) fn wrapped(text: &str) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split(' ').filter(|word| !word.is_empty()) {
         let last = lines.len() - 1;
@@ -337,7 +337,7 @@ fn describe_backfill(backfill: &Value) -> Vec<String> {
 
 /// How far the scan or verify is, how fast, and how long the rest takes. An older API tells neither speed nor rest, and at the
 /// beginning nobody knows them.
-fn describe_scan(scan: &Value) -> Option<String> {
+pub(super) fn describe_scan(scan: &Value) -> Option<String> {
     // Not 100 before it has ended.
     let percent = scan["percent"].as_f64()?.floor();
     if !scan["began"].is_number() {
@@ -418,7 +418,7 @@ pub(super) fn explained(answer: &Value) {
                 format!("placement of {}:{}", plain(domain), plain(class))
             }
             (Some(domain), None) => format!("placement of {}", plain(domain)),
-            (None, _) => "all active datacenters".to_owned(),
+            (None, _) => "all datacenters".to_owned(),
         };
         row("due", format_args!("{}  {}", due.join(", "), faint(by)));
     }

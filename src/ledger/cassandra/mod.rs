@@ -28,12 +28,13 @@ use self::position::Position;
 use self::schema::SchemaError;
 use self::statements::{AtStrength, Statements};
 use self::values::{
-    ChangeRow, ClassValue, CursorValue, DatacenterValue, NodeValue, PlacementValue, ReplicaValue,
-    RevisionValue, Wrong,
+    ChangeRow, ClassValue, CursorValue, DatacenterValue, MembershipValue, NodeValue,
+    PlacementValue, ReplicaValue, RevisionValue, Wrong,
 };
 use super::{
     CHANGES_IN_A_BLOCK, Change, ClusterNode, Cursor, DatacenterRecord, FileRecord, FileWrite, Gap,
-    Ledger, LedgerError, NodeRecord, Page, Placement, StreamId, Strength, TokenRange, Unreadable,
+    Ledger, LedgerError, Membership, NodeRecord, Page, Placement, StreamId, Strength, TokenRange,
+    Unreadable,
 };
 use crate::config::{CassandraConfig, WriteConsistency};
 use crate::file::{Cell, Datacenter, FileName};
@@ -674,6 +675,38 @@ impl Ledger for CassandraLedger {
                 }
             }
             Ok(datacenters)
+        })
+        .await
+    }
+
+    async fn set_membership(
+        &self,
+        membership: &Membership,
+        strength: Strength,
+    ) -> Result<(), LedgerError> {
+        let values = (
+            membership.written_at().0,
+            MembershipValue::from(membership),
+            membership.name.as_str(),
+        );
+        let statement = self.statements.set_membership.at(strength);
+        self.tell("set a membership", statement, values).await
+    }
+
+    async fn memberships(&self) -> Result<Vec<Membership>, LedgerError> {
+        let doing = "read the memberships";
+        self.registry(doing, &self.statements.list_memberships, |answer| {
+            let rows = answer.rows::<(&str, Option<MembershipValue<'_>>)>();
+            let mut memberships = Vec::new();
+            for row in rows.map_err(|why| mistyped(doing, &why))? {
+                let (name, value) = row.map_err(|why| mistyped(doing, &why))?;
+                if let Some(value) = value {
+                    memberships.push(value.record().map_err(|wrong| {
+                        unreadable(doing, format_args!("memberships, {name}"), wrong)
+                    })?);
+                }
+            }
+            Ok(memberships)
         })
         .await
     }

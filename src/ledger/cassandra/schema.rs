@@ -21,7 +21,7 @@ pub struct SchemaFile {
 }
 
 /// All of them, in the order in which they are pasted.
-pub const FILES: [SchemaFile; 2] = [
+pub const FILES: [SchemaFile; 3] = [
     SchemaFile {
         name: "001_tables.cql",
         version: 1,
@@ -32,6 +32,11 @@ pub const FILES: [SchemaFile; 2] = [
         version: 2,
         text: include_str!("../../../schema/002_lag_goal.cql"),
     },
+    SchemaFile {
+        name: "003_memberships.cql",
+        version: 3,
+        text: include_str!("../../../schema/003_memberships.cql"),
+    },
 ];
 
 /// The version of the tables that this program reads and writes.
@@ -41,12 +46,13 @@ pub const SCHEMA: u32 = FILES[FILES.len() - 1].version;
 pub const KEYSPACE: &str = "phylactery";
 
 /// The tables that this program reads and writes.
-const TABLES: [&str; 8] = [
+const TABLES: [&str; 9] = [
     "files",
     "changes",
     "gaps",
     "nodes",
     "datacenters",
+    "memberships",
     "placements",
     "cursors",
     "meta",
@@ -137,23 +143,26 @@ pub(super) async fn check(session: &Session, config: &CassandraConfig) -> Result
         keyspace,
     );
     let tables: BTreeSet<String> = tables.await?.into_iter().collect();
-    if let Some(missing) = TABLES.iter().find(|table| !tables.contains(**table)) {
+    let using = session.use_keyspace(keyspace, false).await;
+    using.map_err(|why| unanswered(&why))?;
+    let mut found = String::new();
+    if tables.contains("meta") {
+        let question = "SELECT value FROM meta WHERE name = ?";
+        let value = one_of::<String>(session, config, question, "schema");
+        found = value.await?.into_iter().next().unwrap_or_default();
+    }
+    let found_version = found.parse::<u32>();
+    // Of older tables some may be missing, and what is to be pasted is not all.
+    let is_old = matches!(found_version, Ok(1..SCHEMA));
+    let missing = TABLES.iter().find(|table| !tables.contains(**table));
+    if let Some(missing) = missing.filter(|_| !is_old) {
         return Err(SchemaError::NoTable {
             keyspace: keyspace.clone(),
             table: (*missing).to_owned(),
         }
         .into());
     }
-    let using = session.use_keyspace(keyspace, false).await;
-    using.map_err(|why| unanswered(&why))?;
-    let found = one_of::<String>(
-        session,
-        config,
-        "SELECT value FROM meta WHERE name = ?",
-        "schema",
-    );
-    let found = found.await?.into_iter().next().unwrap_or_default();
-    match found.parse() {
+    match found_version {
         Ok(SCHEMA) => Ok(()),
         Ok(found) if found < SCHEMA => Err(SchemaError::Old {
             keyspace: keyspace.clone(),

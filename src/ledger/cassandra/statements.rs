@@ -57,6 +57,8 @@ pub(super) struct Statements {
     pub(super) list_nodes: PreparedStatement,
     pub(super) set_datacenter: PreparedStatement,
     pub(super) list_datacenters: PreparedStatement,
+    pub(super) set_membership: AtStrength,
+    pub(super) list_memberships: PreparedStatement,
     pub(super) set_placement: AtStrength,
     pub(super) list_placements: PreparedStatement,
     pub(super) set_cursor: PreparedStatement,
@@ -170,7 +172,12 @@ impl Statements {
             )
             .await?,
             list_datacenters: one("SELECT name, record FROM datacenters WHERE part = 0").await?,
-            // Said once by a person; at EACH_QUORUM too, so that every datacenter reads it at LOCAL_QUORUM.
+            // Said once by a person; at EACH_QUORUM too, so that every datacenter reads it at LOCAL_QUORUM. So is a placement.
+            set_membership: strong(
+                "UPDATE memberships USING TIMESTAMP ? SET record = ? WHERE part = 0 AND name = ?",
+            )
+            .await?,
+            list_memberships: one("SELECT name, record FROM memberships WHERE part = 0").await?,
             set_placement: strong(
                 "UPDATE placements USING TIMESTAMP ? SET record = ? \
                  WHERE part = 0 AND domain = ? AND class_name = ?",

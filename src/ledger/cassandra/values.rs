@@ -13,7 +13,8 @@ use crate::file::{
     Key, NodeName, Op, Put, Replica, Revision,
 };
 use crate::ledger::{
-    About, Change, Cursor, DatacenterRecord, Expected, Gap, NodeRecord, Placement, StreamId,
+    About, Change, Cursor, DatacenterRecord, Expected, Gap, MemberState, Membership, NodeRecord,
+    Placement, StreamId,
 };
 use crate::version::Version;
 
@@ -188,6 +189,7 @@ pub(super) struct ReplicaValue<'a> {
     checked: Option<i64>,
     found: Option<&'a str>,
     checksum: Option<&'a str>,
+    leaving: Option<bool>,
 }
 
 impl<'a> From<&'a Replica> for ReplicaValue<'a> {
@@ -211,6 +213,7 @@ impl<'a> From<&'a Replica> for ReplicaValue<'a> {
                 checked: held.checked.as_ref().map(|checked| checked.at.0),
                 found: held.checked.as_ref().map(|checked| checked.found.word()),
                 checksum: held.checksum().map(|checksum| &*checksum.0),
+                leaving: held.leaving.then_some(true),
             },
         }
     }
@@ -225,6 +228,7 @@ impl ReplicaValue<'_> {
                 class: canonical!(there(self.class_name, "class_name")?, Class)?,
                 claimed: !there(self.seen, "seen")?,
                 checked: self.check()?,
+                leaving: self.leaving.unwrap_or_default(),
             })
         } else {
             None
@@ -411,7 +415,7 @@ impl<'a> From<&'a DatacenterRecord> for DatacenterValue<'a> {
         DatacenterValue {
             updated: Some(record.updated.0),
             name: Some(record.name.as_str()),
-            active: Some(record.active),
+            active: Some(true),
             trackers: Some(record.trackers.iter().map(String::as_str).collect()),
             storage_hosts: Some(record.storage_hosts.iter().map(String::as_str).collect()),
             api: record.api.as_deref(),
@@ -427,10 +431,46 @@ impl DatacenterValue<'_> {
         };
         Ok(DatacenterRecord {
             name: parsed(there(self.name, "name")?)?,
-            active: there(self.active, "active")?,
             trackers: texts(&self.trackers),
             storage_hosts: texts(&self.storage_hosts).into_iter().collect(),
             api: self.api.map(str::to_owned),
+            updated: Version(there(self.updated, "updated")?),
+        })
+    }
+}
+
+/// `membership`
+#[derive(SerializeValue, DeserializeValue)]
+pub(super) struct MembershipValue<'a> {
+    updated: Option<i64>,
+    name: Option<&'a str>,
+    state: Option<&'a str>,
+    seeded: Option<i64>,
+    rejoined: Option<i64>,
+}
+
+impl<'a> From<&'a Membership> for MembershipValue<'a> {
+    fn from(membership: &'a Membership) -> Self {
+        MembershipValue {
+            updated: Some(membership.updated.0),
+            name: Some(membership.name.as_str()),
+            state: Some(membership.state.word()),
+            seeded: membership.seeded.map(|version| version.0),
+            rejoined: membership.rejoined.map(|version| version.0),
+        }
+    }
+}
+
+impl MembershipValue<'_> {
+    pub(super) fn record(&self) -> Result<Membership, Wrong> {
+        let word = there(self.state, "state")?;
+        let mut states = MemberState::ALL.into_iter();
+        let state = states.find(|state| state.word() == word);
+        Ok(Membership {
+            name: parsed(there(self.name, "name")?)?,
+            state: state.ok_or_else(|| Wrong::from(format!("state is {:?}", shortened(word))))?,
+            seeded: self.seeded.map(Version),
+            rejoined: self.rejoined.map(Version),
             updated: Version(there(self.updated, "updated")?),
         })
     }
@@ -444,6 +484,7 @@ pub(super) struct PlacementValue<'a> {
     domain: Option<&'a str>,
     class_name: Option<&'a str>,
     lag_goal_seconds: Option<i64>,
+    remove_extra: Option<bool>,
 }
 
 impl<'a> From<&'a Placement> for PlacementValue<'a> {
@@ -460,6 +501,7 @@ impl<'a> From<&'a Placement> for PlacementValue<'a> {
             domain: Some(placement.domain.escaped()),
             class_name: placement.class.as_ref().map(Class::escaped),
             lag_goal_seconds: placement.lag_goal_seconds.map(i64::from),
+            remove_extra: placement.remove_extra.then_some(true),
         }
     }
 }
@@ -483,6 +525,7 @@ impl PlacementValue<'_> {
                         .map_err(|_| Wrong::from("its lag_goal_seconds is no such number"))
                 })
                 .transpose()?,
+            remove_extra: self.remove_extra.unwrap_or_default(),
             updated: Version(there(self.updated, "updated")?),
         })
     }

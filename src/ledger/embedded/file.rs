@@ -15,7 +15,7 @@ use super::PATIENCE;
 use crate::file::FileName;
 
 /// The version of the tables that this program makes and understands.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// Columns named as in `schema/`, values as JSON: an operator reads them with `sqlite3` and `json_extract`.
 const TABLES: &str = "
@@ -102,6 +102,15 @@ CREATE TABLE cursors (
     updated INTEGER NOT NULL,
     record TEXT NOT NULL,
     PRIMARY KEY (datacenter, name)
+) STRICT, WITHOUT ROWID;
+";
+
+/// What came with version 2.
+const MEMBERSHIPS: &str = "
+CREATE TABLE memberships (              -- what operators have said; a datacenter without a row is active
+    name TEXT NOT NULL PRIMARY KEY,
+    updated INTEGER NOT NULL,
+    record TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 ";
 
@@ -192,12 +201,13 @@ pub(super) fn open(path: &Path) -> Result<Connection, OpenError> {
     }
 }
 
-/// The schema that is there, or was made just now because nothing was there; `None` if something else is.
+/// The schema that is there, was brought up to date just now, or was made because nothing was there; `None` if something else is.
 fn make_tables(connection: &mut Connection) -> rusqlite::Result<Option<String>> {
     let taking = Transaction::new(connection, TransactionBehavior::Immediate)?;
     let tables: i64 = taking.query_row("SELECT count(*) FROM sqlite_schema", [], |r| r.get(0))?;
     if tables == 0 {
         taking.execute_batch(TABLES)?;
+        taking.execute_batch(MEMBERSHIPS)?;
         taking.execute(
             "INSERT INTO meta (name, value) VALUES ('schema', ?1)",
             [SCHEMA.to_string()],
@@ -214,6 +224,16 @@ fn make_tables(connection: &mut Connection) -> rusqlite::Result<Option<String>> 
             row.get::<_, String>(0)
         })
         .optional()?;
+    let schema = match schema.as_deref() {
+        Some("1") => {
+            // Those that have it open go on: they do not name what they do not know.
+            taking.execute_batch(MEMBERSHIPS)?;
+            let now = SCHEMA.to_string();
+            taking.execute("UPDATE meta SET value = ?1 WHERE name = 'schema'", [&now])?;
+            Some(now)
+        }
+        _ => schema,
+    };
     if schema == Some(SCHEMA.to_string()) {
         // It was not always made with the tables; whoever does not know it is none the worse for it.
         taking.execute_batch(

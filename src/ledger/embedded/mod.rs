@@ -22,8 +22,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use self::writer::Job;
 use super::{
-    Change, Cursor, DatacenterRecord, FileRecord, FileWrite, Gap, Ledger, LedgerError, NodeRecord,
-    Page, Placement, StreamId, Strength, TokenRange,
+    Change, Cursor, DatacenterRecord, FileRecord, FileWrite, Gap, Ledger, LedgerError, Membership,
+    NodeRecord, Page, Placement, StreamId, Strength, TokenRange,
 };
 use crate::failpoint;
 use crate::file::{Datacenter, FileName};
@@ -369,6 +369,26 @@ impl Ledger for EmbeddedLedger {
     async fn datacenters(&self) -> Result<Vec<DatacenterRecord>, LedgerError> {
         self.read_by("read the datacenters", |sql| {
             read::rows(sql, "datacenters", "name")
+        })
+        .await
+    }
+
+    async fn set_membership(
+        &self,
+        membership: &Membership,
+        _: Strength,
+    ) -> Result<(), LedgerError> {
+        let membership = membership.clone();
+        self.write_by("set a membership", move |sql| {
+            let key = [membership.name.as_str()];
+            write::row(sql, &write::MEMBERSHIPS, &key, &membership)
+        })
+        .await
+    }
+
+    async fn memberships(&self) -> Result<Vec<Membership>, LedgerError> {
+        self.read_by("read the memberships", |sql| {
+            read::rows(sql, "memberships", "name")
         })
         .await
     }

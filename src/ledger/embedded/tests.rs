@@ -120,11 +120,11 @@ fn what_is_not_ours_is_refused() {
     drop(EmbeddedLedger::open(&path).unwrap());
     let tamper = Connection::open(&path).unwrap();
     tamper
-        .execute("UPDATE meta SET value = '2' WHERE name = 'schema'", [])
+        .execute("UPDATE meta SET value = '99' WHERE name = 'schema'", [])
         .unwrap();
     let refused = EmbeddedLedger::open(&path).err().unwrap();
     assert!(matches!(refused, OpenError::Newer { .. }), "{refused}");
-    assert!(refused.to_string().contains("schema 2"), "{refused}");
+    assert!(refused.to_string().contains("schema 99"), "{refused}");
 
     let other = folder.path().join("other.sqlite");
     let theirs = Connection::open(&other).unwrap();
@@ -140,6 +140,29 @@ fn what_is_not_ours_is_refused() {
     assert!(matches!(refused, OpenError::Failed { .. }), "{refused}");
     let refused = EmbeddedLedger::open(text.join("below")).err().unwrap();
     assert!(refused.to_string().contains("notes.txt/below"), "{refused}");
+}
+
+/// The file as version 1 made it: it is brought up to date while those of version 1 go on.
+#[tokio::test]
+async fn a_file_of_version_1_is_brought_up_to_date() {
+    let (_folder, path) = fresh();
+    let ledger = EmbeddedLedger::open(&path).unwrap();
+    let write = head(put(10, "ma01"));
+    ledger.write(&name("kept"), &write, Local).await.unwrap();
+    drop(ledger);
+    let earlier = Connection::open(&path).unwrap();
+    earlier
+        .execute_batch("DROP TABLE memberships; UPDATE meta SET value = '1' WHERE name = 'schema'")
+        .unwrap();
+    let ledger = EmbeddedLedger::open(&path).unwrap();
+    assert_eq!(ledger.memberships().await.unwrap(), vec![]);
+    let record = ledger.read(&name("kept"), Local).await.unwrap();
+    assert_eq!(record.head, write.head);
+    let version = "SELECT value FROM meta WHERE name = 'schema'";
+    let version: String = earlier.query_row(version, [], |row| row.get(0)).unwrap();
+    assert_eq!(version, SCHEMA.to_string());
+    // And again it is as it should be.
+    drop(EmbeddedLedger::open(&path).unwrap());
 }
 
 #[tokio::test]

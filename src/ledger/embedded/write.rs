@@ -214,6 +214,12 @@ pub(super) const DATACENTERS: RowTable = RowTable {
     set: "INSERT OR REPLACE INTO datacenters (updated, record, name) VALUES (?, ?, ?)",
 };
 
+pub(super) const MEMBERSHIPS: RowTable = RowTable {
+    name: "memberships",
+    select: "SELECT updated, record FROM memberships WHERE name = ?",
+    set: "INSERT OR REPLACE INTO memberships (updated, record, name) VALUES (?, ?, ?)",
+};
+
 pub(super) const PLACEMENTS: RowTable = RowTable {
     name: "placements",
     select: "SELECT updated, record FROM placements WHERE domain = ? AND class_name = ?",

@@ -154,6 +154,7 @@ fn replica_write(name: &str, since: i64, held: Option<&Content>) -> FileWrite {
                 found: Found::ALL[since as usize % Found::ALL.len()],
                 checksum: (since % 2 == 1).then(|| Checksum::md5(&[7; 16])),
             }),
+            leaving: since % 3 == 1,
         }),
     };
     FileWrite {

@@ -10,7 +10,8 @@ use rand::seq::SliceRandom;
 use super::{datacenter, file, gap, stream};
 use crate::file::{Cell, Class, Domain};
 use crate::ledger::{
-    Cursor, DatacenterRecord, Expected, Gap, Ledger, NodeRecord, Placement, Strength,
+    Cursor, DatacenterRecord, Expected, Gap, Ledger, MemberState, Membership, NodeRecord,
+    Placement, Strength,
 };
 use crate::version::Version;
 
@@ -182,32 +183,60 @@ pub(super) async fn last_word(ledger: Arc<dyn Ledger>, mut rng: StdRng) {
     let nodes = ledger.nodes().await.unwrap();
     assert_eq!((nodes.len(), nodes.contains(&reborn)), (2, true));
 
-    let site = |name, updated, active| DatacenterRecord {
+    let site = |name, updated, api: Option<&str>| DatacenterRecord {
         name: datacenter(name),
-        active,
         trackers: vec!["127.0.0.1:7001".to_owned(), "[::1]:7001".to_owned()],
         storage_hosts: BTreeSet::from(["127.0.0.1:7500".to_owned()]),
-        api: None,
+        api: api.map(str::to_owned),
         updated: Version(updated),
     };
     let mut words = vec![
-        site("tx01", 1, true),
-        site("ma01", 1, true),
-        site("ma01", 2, false),
-        site("tx01", 1, false),
+        site("tx01", 1, None),
+        site("ma01", 1, None),
+        site("ma01", 2, Some("http://ma01")),
+        site("tx01", 1, Some("http://tx01")),
     ];
     words.shuffle(&mut rng);
     for word in &words {
         ledger.set_datacenter(word).await.unwrap();
     }
     let sites = ledger.datacenters().await.unwrap();
-    assert_eq!(sites, vec![site("ma01", 2, false), site("tx01", 1, true)]);
+    let latest = vec![site("ma01", 2, Some("http://ma01")), site("tx01", 1, None)];
+    assert_eq!(sites, latest);
+
+    // What an operator says stands beside it, also of one that has not registered itself.
+    assert_eq!(ledger.memberships().await.unwrap(), vec![]);
+    let said = |name, updated, state, seeded| Membership {
+        name: datacenter(name),
+        state,
+        seeded: Some(Version(seeded)),
+        rejoined: (updated > 1).then_some(Version(7)),
+        updated: Version(updated),
+    };
+    let mut words = [
+        said("tx01", 1, MemberState::Paused, 3),
+        said("or01", 4, MemberState::Removed, i64::MIN),
+        said("or01", 3, MemberState::Leaving, 9),
+        said("tx01", 2, MemberState::Active, -1),
+    ];
+    words.shuffle(&mut rng);
+    for (n, word) in words.iter().enumerate() {
+        let strength = [Strength::Local, Strength::Each][n % 2];
+        ledger.set_membership(word, strength).await.unwrap();
+    }
+    let latest = vec![
+        said("or01", 4, MemberState::Removed, i64::MIN),
+        said("tx01", 2, MemberState::Active, -1),
+    ];
+    assert_eq!(ledger.memberships().await.unwrap(), latest);
+    assert_eq!(ledger.datacenters().await.unwrap(), sites);
 
     let placement = |class: Option<&str>, updated, at: &[&str]| Placement {
         domain: Domain::from_escaped("photos"),
         class: class.map(Class::from_escaped),
         datacenters: at.iter().map(|name| datacenter(name)).collect(),
         lag_goal_seconds: None,
+        remove_extra: updated % 2 == 1,
         updated: Version(updated),
     };
     let mut words = vec![

@@ -167,24 +167,29 @@ impl Explanation {
                 )
             }
             None => format!(
-                "no placement was set for it, and by default files are due in the active datacenters, which are {due}"
+                "no placement was set for it, and by default files are due in all datacenters, which are {due}"
             ),
         };
-        let content = self.record.as_ref().and_then(FileRecord::content);
         let all_the_same = match self.held() {
             None => String::new(),
-            Some(held) => {
-                let what = match Some(&held.content) == content {
+            Some(_) => {
+                let what = match self.is_current() {
                     true => "It is",
-                    false => "An older revision of it is",
+                    false => "Another revision of it is",
                 };
                 format!(
-                    " {what} here all the same{}: nothing is deleted because of a placement.",
+                    " {what} here all the same{}: no placement says remove_extra.",
                     self.as_fid()
                 )
             }
         };
         format!("It is not due here: {rule}.{all_the_same}")
+    }
+
+    /// Whether what is here are the bytes that should be where it is due.
+    fn is_current(&self) -> bool {
+        let content = self.record.as_ref().and_then(FileRecord::content);
+        self.held().map(|held| &held.content) == content
     }
 
     fn wanting(&self) -> String {
@@ -205,6 +210,16 @@ impl Explanation {
                 None => format!("It should be in class {to}"),
             },
             Some(Wanting::StillHere) => format!("It {} and is still here", self.deletion()),
+            Some(Wanting::NotWanted) => {
+                let what = match self.is_current() {
+                    true => "it",
+                    false => "an older revision of it",
+                };
+                format!(
+                    "It is not due here, and {what} is here{} and is to go",
+                    self.as_fid()
+                )
+            }
         }
     }
 

@@ -702,6 +702,7 @@ impl Importer<'_> {
             fid: row.fid,
             class: row.class.clone(),
             claimed: false,
+            leaving: false,
             checked: Some(checked),
         };
         let replica = Replica {
