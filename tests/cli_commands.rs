@@ -497,7 +497,6 @@ fn check_config_connects_where_it_is_told_to_and_leaves_no_trace() {
         let trackers = Trackers::new(vec![address.to_string()], 1);
         let other = DatacenterRecord {
             name: "tx01".parse().unwrap(),
-            active: true,
             trackers: Vec::new(),
             storage_hosts: storage_urls(&trackers.get_hosts().await.unwrap()),
             api: None,

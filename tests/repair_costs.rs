@@ -73,7 +73,7 @@ impl Costs {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_costs_what_the_architecture_says() {
     let mut config = repair_config();
-    config.copies_at_once = 16;
+    config.budget.copies_at_once = 16;
     let (_home, ledger, ma, tx) = played_and_real_as(config).await;
     tx.pause("tail", true).await;
     for fid in 1..=FILES {
