@@ -11,6 +11,7 @@ pub mod file;
 pub mod journal;
 pub mod ledger;
 pub mod locks;
+pub mod machine;
 pub mod node;
 pub mod placement;
 pub mod proxy;

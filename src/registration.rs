@@ -49,6 +49,7 @@ impl Registration {
         let mut silent = false;
         loop {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 _ = beats.tick() => {}
             }

@@ -15,11 +15,12 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::StreamExt;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::file::{Class, Fid, FileName};
 use crate::ledger::{Ledger, LedgerError, Strength};

@@ -213,6 +213,7 @@ impl Reconciler {
             }
         };
         tokio::select! {
+            biased;
             found = self.fid_of(file) => found,
             () = wanted => Err(give_way()),
             () = tokio::time::sleep(LOOK) => Err(NotDone::Failed(format!(

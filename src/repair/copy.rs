@@ -8,10 +8,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mogilefs_protocol::client::{ClassSettings, CreateClose, CreateOpen, Destination, Opened};
 use reqwest::Url;
+use tokio::time::Instant;
 
 use crate::events::What;
 use crate::failpoint::{self, pass};

@@ -15,6 +15,7 @@ use reqwest::{StatusCode, Url, header};
 
 use crate::file::{Checksum, Datacenter, Fid};
 use crate::ledger::DatacenterRecord;
+use crate::machine;
 
 /// A transfer that moves nothing for so long is given up.
 const STALL: Duration = Duration::from_secs(30);
@@ -117,7 +118,7 @@ pub(super) async fn length(http: &reqwest::Client, url: &Url) -> Result<Option<u
         url: url.clone(),
         why,
     };
-    let asked = tokio::time::timeout(STALL, http.head(url.clone()).send()).await;
+    let asked = tokio::time::timeout(STALL, machine::send(http.head(url.clone()))).await;
     let response = match asked {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => return Err(source(chain(&error))),
@@ -184,7 +185,7 @@ pub(super) async fn begin(
         url: url.clone(),
         why,
     };
-    let asked = tokio::time::timeout(STALL, http.get(url.clone()).send()).await;
+    let asked = tokio::time::timeout(STALL, machine::send(http.get(url.clone()))).await;
     let response = match asked {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => return Err(source(chain(&error))),
@@ -227,13 +228,14 @@ pub(super) async fn pass_on(
     let request = http
         .put(to)
         .header(header::CONTENT_LENGTH, size)
-        .body(reqwest::Body::wrap_stream(body))
-        .send();
+        .body(reqwest::Body::wrap_stream(body));
+    let request = machine::send(request);
     let destination = |why: String| FetchError::Destination {
         url: to.to_owned(),
         why,
     };
     let answer = tokio::select! {
+        biased;
         answer = request => answer,
         why = standstill(&passing, size) => return Err(match why {
             Standing::Body => FetchError::Source { url, why: format!("nothing moved for {STALL:?}") },

@@ -48,6 +48,7 @@ use crate::file::{Datacenter, FileName};
 use crate::journal::Journal;
 use crate::ledger::{Ledger, LedgerError, NodeRecord, StreamId};
 use crate::locks::KeyLocks;
+use crate::machine;
 use crate::trackers::Trackers;
 use crate::trust::Trust;
 use crate::version::Version;
@@ -177,26 +178,30 @@ impl Repair {
         });
         let mut workers = JoinSet::new();
         if enabled {
-            workers.spawn(keep(
-                Arc::clone(&shared),
-                Arc::clone(&shared.tail),
-                |shared| tail::run(shared).boxed(),
-            ));
-            workers.spawn(keep(
-                Arc::clone(&shared),
-                Arc::clone(&shared.retry),
-                |shared| retry::run(shared).boxed(),
-            ));
-            workers.spawn(keep(
-                Arc::clone(&shared),
-                Arc::clone(&shared.scan),
-                |shared| scan::run(shared).boxed(),
-            ));
-            workers.spawn(keep(
-                Arc::clone(&shared),
-                Arc::clone(&shared.verify),
-                |shared| verify::run(shared).boxed(),
-            ));
+            machine::spawn_in(
+                &mut workers,
+                keep(Arc::clone(&shared), Arc::clone(&shared.tail), |shared| {
+                    tail::run(shared).boxed()
+                }),
+            );
+            machine::spawn_in(
+                &mut workers,
+                keep(Arc::clone(&shared), Arc::clone(&shared.retry), |shared| {
+                    retry::run(shared).boxed()
+                }),
+            );
+            machine::spawn_in(
+                &mut workers,
+                keep(Arc::clone(&shared), Arc::clone(&shared.scan), |shared| {
+                    scan::run(shared).boxed()
+                }),
+            );
+            machine::spawn_in(
+                &mut workers,
+                keep(Arc::clone(&shared), Arc::clone(&shared.verify), |shared| {
+                    verify::run(shared).boxed()
+                }),
+            );
         } else {
             shared.figures().for_each(|figures| figures.pause(true));
         }
@@ -431,11 +436,13 @@ async fn keep(
     }
     while !stop.is_cancelled() {
         tokio::select! {
+            biased;
             () = shared.trust.given() => {}
             () = stop.cancelled() => return,
         }
         let began = tokio::time::Instant::now();
         let ended = tokio::select! {
+            biased;
             ended = AssertUnwindSafe(run(Arc::clone(&shared))).catch_unwind() => Some(ended),
             () = shared.trust.withdrawn() => None,
         };

@@ -248,6 +248,7 @@ impl Scan<'_> {
         if !begins {
             shared.scan.state(State::Idle);
             tokio::select! {
+                biased;
                 () = reconciler.stop.cancelled() => {}
                 () = shared.scan_asked.notified() => {}
                 () = tokio::time::sleep(LOOK_EVERY) => {}
@@ -591,6 +592,7 @@ fn silent() -> Duration {
 /// Waits for one of the crew to end, or to take so long that it is parked. False if repair is stopping.
 pub(super) async fn wait(shared: &Shared, crew: &mut Crew) -> Result<bool, LedgerError> {
     tokio::select! {
+        biased;
         () = crew.wait_for_one() => {}
         stopping = async { !rest(LOOK_EVERY, &shared.reconciler.stop).await } => {
             if stopping {

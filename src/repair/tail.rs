@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::ledger::{Change, Cursor, Expected, LedgerError, StreamId, Strength};
+use crate::machine;
 use crate::version::{Version, wall_clock};
 
 use super::Shared;
@@ -53,7 +54,8 @@ pub(super) async fn run(shared: Arc<Shared>) -> Result<(), LedgerError> {
                 nodes.retain(|node| node.stream.datacenter != reconciler.datacenter);
                 for node in &nodes {
                     if followed.insert(node.stream.clone()) {
-                        streams.spawn(follow(Arc::clone(&shared), node.stream.clone()));
+                        let following = follow(Arc::clone(&shared), node.stream.clone());
+                        machine::spawn_in(&mut streams, following);
                     }
                 }
                 let read = wall_clock();
@@ -94,6 +96,7 @@ pub(super) async fn run(shared: Arc<Shared>) -> Result<(), LedgerError> {
             }
         }
         tokio::select! {
+            biased;
             () = reconciler.stop.cancelled() => {}
             () = tokio::time::sleep(LOOK_EVERY) => {}
             Some(ended) = streams.join_next() => {
@@ -261,6 +264,7 @@ async fn follow(shared: Arc<Shared>, stream: StreamId) {
         }
         if read == 0 {
             tokio::select! {
+                biased;
                 () = reconciler.stop.cancelled() => {}
                 () = reconciler.ledger.wait_for_news_since(news, LOOK_EVERY) => {}
                 () = crew.wait_for_one() => {}

@@ -195,6 +195,7 @@ impl Verify<'_> {
         if !self.begin_if_due() {
             shared.verify.state(State::Idle);
             tokio::select! {
+                biased;
                 () = reconciler.stop.cancelled() => {}
                 () = shared.verify_asked.notified() => {}
                 () = tokio::time::sleep(LOOK_EVERY) => {}
@@ -373,6 +374,7 @@ impl Verify<'_> {
             .buffer_unordered(AT_ONCE)
             .try_collect::<Vec<_>>();
         tokio::select! {
+            biased;
             seen = looks => seen.map(Some),
             () = reconciler.stop.cancelled() => Ok(None),
         }

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::file::FileName;
 use crate::ledger::{Expected, LedgerError};
+use crate::machine;
 
 use super::park::{Expects, Parked};
 use super::reconcile::{Did, NotDone, Reconciler};
@@ -79,6 +80,7 @@ impl Reconciler {
             }
         };
         tokio::select! {
+            biased;
             passed = tried => passed,
             // What is under way gets a moment to come to its end; a copy that takes longer is begun anew after the start.
             () = async { self.stop.cancelled().await; tokio::time::sleep(super::LAST_MOMENT).await } => false,
@@ -196,7 +198,7 @@ impl Crew {
         };
         self.members.insert(number, member);
         let (reconciler, figures) = (Arc::clone(&self.reconciler), Arc::clone(&self.figures));
-        self.tasks.spawn(async move {
+        machine::spawn_in(&mut self.tasks, async move {
             let passed = reconciler.see_to(&file, expects, &figures, &phase).await;
             (number, passed)
         });
