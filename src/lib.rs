@@ -18,6 +18,7 @@ pub mod proxy;
 pub mod reach;
 pub mod registration;
 pub mod repair;
+pub mod simulate;
 pub mod tracker;
 pub mod trackers;
 pub mod trust;
