@@ -190,8 +190,48 @@ impl Drop for Here {
 /// simulation notices.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Rule {
-    /// The clock is moved above what arrives, before it arrives.
+    /// The clock is moved above what arrives, before it arrives here.
     ClockFollows,
+    /// A version that is too far ahead moves no shared clock.
+    ClockIsBound,
+    /// Contents are compared as a whole, not by their versions.
+    ContentIsWhole,
+    /// What no intent explains is gone only when it was not there twice.
+    AbsentTwice,
+    /// What a tracker may still carry out is waited for.
+    QuietTime,
+    /// A cursor stands before the first hole.
+    HolesStay,
+    /// A reader that finds an older head than its change names has not seen it yet.
+    ChangeNamesVersion,
+    /// Repair renames only from a key that should not have the bytes.
+    RenamesOneWay,
+    /// What repair does is marked as a copy.
+    CopiesAreMarked,
+    /// A path has to end in the fid that the source's replica names.
+    BytesOfTheFid,
+    /// A digest that nobody has verified is a claim.
+    ClaimsAreNothing,
+    /// "In sync" is as of what all nodes have still to tell.
+    SilenceFreezes,
+}
+
+impl Rule {
+    /// All that can be left out.
+    pub const ALL: [Rule; 12] = [
+        Rule::ClockFollows,
+        Rule::ClockIsBound,
+        Rule::ContentIsWhole,
+        Rule::AbsentTwice,
+        Rule::QuietTime,
+        Rule::HolesStay,
+        Rule::ChangeNamesVersion,
+        Rule::RenamesOneWay,
+        Rule::CopiesAreMarked,
+        Rule::BytesOfTheFid,
+        Rule::ClaimsAreNothing,
+        Rule::SilenceFreezes,
+    ];
 }
 
 /// Whether a rule is kept. Always, but in a simulation of a build with the feature `rule-switches`.

@@ -14,6 +14,7 @@ mod process;
 mod run;
 mod schema;
 mod signals;
+mod simulate;
 mod tracker;
 
 use std::process::ExitCode;
@@ -139,6 +140,13 @@ pub enum Command {
     /// ledger, and so counts in all datacenters, whichever of them is told.
     #[command(subcommand, arg_required_else_help = true)]
     Placement(ask::placement::Placement),
+
+    /// Play datacenters through faults, and see whether a promise breaks
+    ///
+    /// Journals, delivery and repair of several datacenters run here in one thread and in virtual time, against played trackers,
+    /// storage nodes, networks, clocks and a played ledger, all of which fail by chance. What is promised is checked all the while, and
+    /// at the end that everything is everywhere. A story that breaks a promise is made as short as it can be, and printed.
+    Simulate(simulate::Arguments),
 }
 
 impl Cli {
@@ -171,6 +179,8 @@ impl Command {
             | Command::Explain(_)
             | Command::Gaps(_)
             | Command::Placement(_) => "warn",
+            // What is wrong in a story is part of it.
+            Command::Simulate(_) => "off",
         }
     }
 
@@ -197,6 +207,7 @@ impl Command {
             Command::Explain(arguments) => ask::explain(arguments),
             Command::Gaps(arguments) => ask::gaps(arguments),
             Command::Placement(placement) => ask::placement::run(placement),
+            Command::Simulate(arguments) => simulate::run(arguments),
         }
     }
 }

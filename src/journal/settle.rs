@@ -24,6 +24,7 @@ use tokio::time::Instant;
 
 use crate::file::{Class, Fid, FileName};
 use crate::ledger::{Ledger, LedgerError, Strength};
+use crate::machine::{Rule, keeps};
 use crate::version::{Version, bound, wall_clock};
 
 use super::announcement::{Announcer, Believed, Bytes, believed};
@@ -601,7 +602,9 @@ impl Settler {
 
     fn quiet_since(&self, moment: i64) -> Result<(), Pending> {
         let passed = wall_clock().0.saturating_sub(moment);
-        if passed >= i64::try_from(self.quiet.as_micros()).unwrap_or(i64::MAX) {
+        if !keeps(Rule::QuietTime)
+            || passed >= i64::try_from(self.quiet.as_micros()).unwrap_or(i64::MAX)
+        {
             Ok(())
         } else {
             Err(Pending::Quiet)
@@ -609,6 +612,9 @@ impl Settler {
     }
 
     fn seen_absent_twice(&self, entry: &Entry, file: &FileName) -> Result<(), Pending> {
+        if !keeps(Rule::AbsentTwice) {
+            return Ok(());
+        }
         let first = *self
             .absent
             .lock()

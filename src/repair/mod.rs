@@ -48,7 +48,7 @@ use crate::file::{Datacenter, FileName};
 use crate::journal::Journal;
 use crate::ledger::{Ledger, LedgerError, NodeRecord, StreamId};
 use crate::locks::KeyLocks;
-use crate::machine;
+use crate::machine::{self, Rule, keeps};
 use crate::trackers::Trackers;
 use crate::trust::Trust;
 use crate::version::Version;
@@ -386,7 +386,9 @@ impl Shared {
                 return None;
             };
             let stream = streams.get(&node.stream.to_string())?;
-            if stream.cursor < stream.last_number.max(node.last_number) {
+            if stream.cursor < stream.last_number.max(node.last_number)
+                && keeps(Rule::SilenceFreezes)
+            {
                 return None;
             }
             if !is_superseded(nodes, &node.stream) {

@@ -21,6 +21,7 @@ use crate::journal::settle::Look;
 use crate::journal::{Journal, JournalError, Standing};
 use crate::ledger::{Expected, FileRecord, Ledger, LedgerError, Strength};
 use crate::locks::{KeyLocks, Watch};
+use crate::machine::{Rule, keeps};
 use crate::trackers::{TrackerError, Trackers};
 use crate::version::{Version, ago, wall_clock};
 
@@ -175,7 +176,9 @@ pub(super) fn decide(record: &FileRecord, here: &Datacenter, due: bool) -> Step 
             renamed_to: renamed_to.clone(),
         },
         (Op::Put(_), _) if !due => Step::Nothing,
-        (Op::Put(put), Some(held)) if held.content == put.content && !held.is_damaged() => {
+        (Op::Put(put), Some(held))
+            if is_same(&held.content, &put.content) && !held.is_damaged() =>
+        {
             match record.class() {
                 Some(class) if *class != held.class && !held.claimed => {
                     Step::SetClass(class.clone())
@@ -186,6 +189,11 @@ pub(super) fn decide(record: &FileRecord, here: &Datacenter, due: bool) -> Step 
         (Op::Put(put), _) if only_claimed(record, &put.content) => Step::Nothing,
         (Op::Put(put), _) => Step::Bring(put.clone()),
     }
+}
+
+/// Never by version alone: two sites may well stamp the same microsecond.
+fn is_same(one: &Content, other: &Content) -> bool {
+    one == other || (!keeps(Rule::ContentIsWhole) && one.version == other.version)
 }
 
 /// Whether outsiders, and nobody else, say where these bytes are.
@@ -209,11 +217,13 @@ impl Reconciler {
     ) -> Result<Did, NotDone> {
         // Before anything is looked at, and also where nothing is to be done: a client who changes the file after this
         // is newer, and one who was before is seen.
-        if let Some(version) = expects.head.max(expects.class) {
+        if let Some(version) = expects.head.max(expects.class)
+            && keeps(Rule::ClockFollows)
+        {
             let _beyond = self.journal.clock().observe(version);
         }
         let mut view = self.look(file, Strength::Local).await?;
-        if expects.missing_in(&view.record).is_none() {
+        if expects.missing_in(&view.record).is_none() || !keeps(Rule::ChangeNamesVersion) {
             *expects = Expected::default();
         } else {
             for strength in [Strength::Global, Strength::Each] {
@@ -275,6 +285,7 @@ impl Reconciler {
         // From here on a client who changes the key is newer than what arrived. What is too far ahead is remembered
         // for this key alone: it must not carry the shared clock along.
         if let Some(newest) = view.newest()
+            && keeps(Rule::ClockFollows)
             && !self.journal.clock().observe(newest)
         {
             self.journal.raise_floor(file, newest).await?;
@@ -358,7 +369,9 @@ impl Reconciler {
             && !bytes.claimed
         {
             // Only from a key that should not have the bytes: else two sites' renames chase each other.
-            if from.record.head.is_some() && from.record.content() != Some(&put.content) {
+            let should_not_be_there =
+                from.record.head.is_some() && from.record.content() != Some(&put.content);
+            if should_not_be_there || !keeps(Rule::RenamesOneWay) {
                 return self.apply_rename(from, view, head).await;
             }
             // Where clocks differ by more, the age says nothing.

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::ledger::{Change, Cursor, Expected, LedgerError, StreamId, Strength};
-use crate::machine;
+use crate::machine::{self, Rule, keeps};
 use crate::version::{Version, wall_clock};
 
 use super::Shared;
@@ -203,7 +203,9 @@ impl Reader {
                     continue;
                 }
             } else if entry.number <= reach && crew.len() < WINDOW {
-                self.holes.extend(self.met + 1..entry.number);
+                if keeps(Rule::HolesStay) {
+                    self.holes.extend(self.met + 1..entry.number);
+                }
                 self.met = entry.number;
             } else {
                 break;
@@ -470,9 +472,11 @@ fn report(shared: &Shared, stream: &StreamId, reader: &Reader, crew: &Crew) {
             .copied()
             .or(reader.missing.as_ref().map(|missing| missing.first)),
         heartbeat,
-        complete_until: open.map_or(heartbeat, |open| {
-            heartbeat.min(Version(open.0.saturating_sub(1)))
-        }),
+        complete_until: open
+            .filter(|_| keeps(Rule::SilenceFreezes))
+            .map_or(heartbeat, |open| {
+                heartbeat.min(Version(open.0.saturating_sub(1)))
+            }),
     };
     let mut all = shared.tail.progress.lock();
     if !matches!(*all, Progress::Tail(_)) {

@@ -9,11 +9,11 @@ use mogilefs_protocol::line::text_of;
 use mogilefs_protocol::reply::{self, Reply};
 use mogilefs_protocol::request::RequestBuilder;
 
-use md5::{Digest, Md5};
+use md5::{Digest as _, Md5};
 
-use super::book::{Intent, file};
+use super::book::Intent;
 use super::site::Running;
-use super::story::Op;
+use super::story::{Digest, Op};
 use super::tracker::{self, DOMAIN};
 use super::world::{Fault, World};
 use crate::file::{Checksum, Content};
@@ -115,7 +115,7 @@ pub async fn wants(world: Arc<World>, at: usize, running: Arc<Running>, op: Op) 
             key,
             class,
             body,
-            verified,
+            digest,
         } => {
             let open = RequestBuilder::new("create_open")
                 .arg("domain", DOMAIN)
@@ -131,7 +131,13 @@ pub async fn wants(world: Arc<World>, at: usize, running: Arc<Running>, op: Op) 
             let Some((fid, path)) = stored(&world, at, &fields, body).await else {
                 return;
             };
-            let checksum = verified.then(|| Checksum::md5(&Md5::digest(body)).to_string());
+            let checksum = match digest {
+                Digest::Unsaid => None,
+                Digest::Verified => Some(body.clone()),
+                Digest::Claimed => Some(format!("not {body}")),
+            };
+            let checksum = checksum.map(|body| Checksum::md5(&Md5::digest(body)).to_string());
+            let verified = *digest == Digest::Verified;
             RequestBuilder::new("create_close")
                 .arg("domain", DOMAIN)
                 .arg("key", key)
@@ -139,7 +145,7 @@ pub async fn wants(world: Arc<World>, at: usize, running: Arc<Running>, op: Op) 
                 .number("devid", 1)
                 .arg("path", path)
                 .opt("checksum", checksum.as_ref())
-                .opt("checksumverify", checksum.as_ref().map(|_| "1"))
+                .opt("checksumverify", verified.then_some("1"))
                 .finish()
         }
         Op::Delete { key } => RequestBuilder::new("delete")
@@ -175,9 +181,4 @@ async fn stored(world: &World, at: usize, fields: &Args<'_>, body: &str) -> Opti
     let mut shelves = world.places[at].shelves.lock();
     shelves.insert((1, fid), Bytes::from(body.to_owned()));
     Some((fid, path))
-}
-
-/// The keys of an operation as files, for those who check.
-pub fn files(intent: &Intent) -> Vec<crate::file::FileName> {
-    intent.keys().into_iter().map(file).collect()
 }

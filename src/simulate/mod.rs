@@ -14,6 +14,7 @@ mod book;
 mod check;
 mod client;
 mod ledger;
+mod shrink;
 mod site;
 mod storage;
 mod story;
@@ -27,7 +28,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-pub use story::{Op, Step, Story, What};
+pub use shrink::shortest;
+pub use story::{Digest, Op, Step, Story, What};
 pub use world::Fault;
 
 use crate::machine::Rule;
@@ -55,6 +57,7 @@ pub struct Told {
 
 /// Plays stories, one after the other.
 pub struct Theatre {
+    /// Removed with the theatre.
     home: PathBuf,
     /// A rule that is left out, in a build that can do so.
     pub lacks: Option<Rule>,
@@ -63,13 +66,28 @@ pub struct Theatre {
 }
 
 impl Theatre {
-    /// With journals somewhere below this folder, which has to be there.
-    pub fn new(home: &Path) -> Theatre {
-        Theatre {
-            home: home.to_owned(),
+    /// With journals in memory, where there is a folder that is.
+    ///
+    /// # Errors
+    /// If there is no folder to be had.
+    pub fn new() -> anyhow::Result<Theatre> {
+        let memory = Path::new("/dev/shm");
+        let below = match memory.is_dir() {
+            true => memory.to_owned(),
+            false => std::env::temp_dir(),
+        };
+        let name = format!(
+            "phylactery-{}-{:x}",
+            std::process::id(),
+            rand::random::<u64>()
+        );
+        let home = below.join(name);
+        std::fs::create_dir_all(&home).with_context(|| format!("make {}", home.display()))?;
+        Ok(Theatre {
+            home,
             lacks: None,
             traced: false,
-        }
+        })
     }
 
     /// Plays a story.
@@ -111,6 +129,12 @@ impl Theatre {
             trace,
             took: world.now(),
         })
+    }
+}
+
+impl Drop for Theatre {
+    fn drop(&mut self) {
+        let _left = std::fs::remove_dir_all(&self.home);
     }
 }
 

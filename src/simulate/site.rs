@@ -164,7 +164,8 @@ fn repair_config() -> RepairConfig {
         enabled: true,
         copies_at_once: 4,
         create_domains: true,
-        scan_every: Duration::from_secs(30),
+        // So that nobody is helped by it but where it is asked for.
+        scan_every: Duration::from_secs(86_400),
         retry_first: Duration::from_millis(500),
         retry_most: Duration::from_secs(4),
         tombstone_retention: Duration::from_secs(3600),

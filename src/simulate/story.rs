@@ -26,8 +26,8 @@ pub enum Op {
         class: Option<String>,
         /// What it stores; no two are the same.
         body: String,
-        /// Whether the tracker is to compare the digest.
-        verified: bool,
+        /// What it says of the digest.
+        digest: Digest,
     },
     /// A delete.
     Delete {
@@ -48,6 +48,17 @@ pub enum Op {
         /// To which class.
         class: String,
     },
+}
+
+/// What a client says of a digest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Digest {
+    /// Nothing.
+    Unsaid,
+    /// The right one, which the tracker is to compare.
+    Verified,
+    /// A wrong one, which nobody compares.
+    Claimed,
 }
 
 /// Something that happens.
@@ -150,7 +161,11 @@ fn op(random: &mut StdRng, keys: &[&str], n: usize) -> Op {
                 true => format!("body {n:02}"),
                 false => format!("a longer body {n:02}"),
             },
-            verified: random.random_bool(0.3),
+            digest: match random.random_range(0..4) {
+                0..=1 => Digest::Unsaid,
+                2 => Digest::Verified,
+                _ => Digest::Claimed,
+            },
         },
         10..=13 => Op::Delete { key: key(random) },
         14..=17 if keys.len() > 1 => {

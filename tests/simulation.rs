@@ -1,0 +1,94 @@
+//! Several datacenters in virtual time, with all that goes wrong: no promise is broken, and each rule that is left out is noticed.
+//!
+//! `PHYLACTERY_SEED=n` plays one story again, `PHYLACTERY_STORIES=n` so many from the first (or that) one on.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+use std::time::{Duration, Instant};
+
+use phylactery::simulate::{Story, Theatre, shortest};
+
+/// Stories that are played in the suite.
+const STORIES: u64 = 2_000;
+
+fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().expect("a number"))
+}
+
+/// The first story of these seeds that breaks a promise, made as short as it can be.
+fn first_broken(theatre: &mut Theatre, seeds: impl Iterator<Item = u64>) -> Option<String> {
+    for seed in seeds {
+        let story = Story::of(seed);
+        let told = theatre.play(&story).unwrap();
+        if told.broken.is_some() {
+            theatre.traced = true;
+            let again = theatre.play(&story).unwrap();
+            assert_eq!(again.hash, told.hash, "seed {seed} has two stories");
+            let (short, end) = shortest(theatre, story.clone(), again).unwrap();
+            return Some(format!(
+                "PHYLACTERY_SEED={seed}: {}\n{story}\nthe shortest: {}\n{short}\n{}",
+                told.broken.unwrap_or_default(),
+                end.broken.unwrap_or_default(),
+                end.trace.join("\n")
+            ));
+        }
+    }
+    None
+}
+
+#[test]
+fn whatever_goes_wrong_no_promise_is_broken() {
+    let first = number("PHYLACTERY_SEED").unwrap_or(0);
+    let stories = number("PHYLACTERY_STORIES").unwrap_or(match first {
+        0 => STORIES,
+        _ => 1,
+    });
+    let began = Instant::now();
+    let mut theatre = Theatre::new().unwrap();
+    let broken = first_broken(&mut theatre, first..first + stories);
+    println!("{stories} stories in {:?}", began.elapsed());
+    assert!(broken.is_none(), "{}", broken.unwrap_or_default());
+}
+
+#[test]
+fn the_same_seed_has_the_same_trace() {
+    let mut theatre = Theatre::new().unwrap();
+    theatre.traced = true;
+    for seed in 1_000_000..1_000_010 {
+        let story = Story::of(seed);
+        assert_eq!(story, Story::of(seed));
+        let (one, other) = (theatre.play(&story).unwrap(), theatre.play(&story).unwrap());
+        assert_eq!(one.trace, other.trace, "seed {seed}");
+        assert_eq!(one.hash, other.hash, "seed {seed}");
+        assert!(one.took > Duration::from_secs(1) && !one.trace.is_empty());
+    }
+}
+
+#[cfg(feature = "rule-switches")]
+mod rules {
+    use phylactery::machine::Rule;
+
+    use super::*;
+
+    /// Stories within which each has to be noticed.
+    const WITHIN: u64 = 2_000;
+
+    #[test]
+    fn each_rule_that_is_left_out_is_noticed() {
+        let mut unnoticed = Vec::new();
+        for rule in Rule::ALL {
+            let mut theatre = Theatre::new().unwrap();
+            theatre.lacks = Some(rule);
+            let noticed = (0..WITHIN).find_map(|seed| {
+                let told = theatre.play(&Story::of(seed)).unwrap();
+                Some((seed, told.broken?))
+            });
+            match noticed {
+                Some((seed, why)) => println!("{rule:?}: seed {seed}: {why}"),
+                None => unnoticed.push(rule),
+            }
+        }
+        assert!(unnoticed.is_empty(), "nobody noticed without {unnoticed:?}");
+    }
+}
