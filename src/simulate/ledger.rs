@@ -290,7 +290,8 @@ impl Near {
         if spread && !taken.is_empty() {
             for at in (0..world.places.len()).filter(|at| !taken.contains(at)) {
                 // A hint is kept for a while, or not at all.
-                if self.answers(at) || world.chance(0.5) {
+                let is_rare = matches!(write, Write::Datacenter(_) | Write::Placement(_));
+                if self.answers(at) || is_rare || world.chance(0.5) {
                     self.later(at, write.clone(), 300);
                 }
             }
@@ -304,7 +305,12 @@ impl Near {
         let (world, from) = (Arc::clone(&self.world), self.at);
         tokio::spawn(async move {
             world.pause(2, most).await;
-            for _ in 0..HINTED {
+            // Who is where is repaired by the cluster itself, and not by us.
+            let for_ever = matches!(write, Write::Datacenter(_) | Write::Placement(_));
+            for tried in 0.. {
+                if tried >= HINTED && !for_ever {
+                    return;
+                }
                 if world.reaches(from, at) && !world.has(at, Fault::LedgerAway) {
                     world.ledger.apply(&world, at, write);
                     return;
