@@ -223,11 +223,11 @@ impl Reconciler {
             let _beyond = self.journal.clock().observe(version);
         }
         let mut view = self.look(file, Strength::Local).await?;
-        if expects.missing_in(&view.record).is_none() || !keeps(Rule::ChangeNamesVersion) {
+        if expects.unsure_in(&view.record).is_none() || !keeps(Rule::ChangeNamesVersion) {
             *expects = Expected::default();
         } else {
             for strength in [Strength::Global, Strength::Each] {
-                let Some(version) = expects.missing_in(&view.record) else {
+                let Some(version) = expects.unsure_in(&view.record) else {
                     break;
                 };
                 let not_yet = format!("the ledger does not show version {version} yet");
@@ -615,9 +615,13 @@ mod tests {
         });
         let missing = |head: Option<i64>, class: Option<i64>| {
             let (head, class) = (head.map(Version), class.map(Version));
-            Expected { head, class }
-                .missing_in(&record)
-                .map(|version| version.0)
+            Expected {
+                head,
+                head_by: None,
+                class,
+            }
+            .missing_in(&record)
+            .map(|version| version.0)
         };
         assert_eq!(missing(None, None), None);
         assert_eq!(missing(Some(5), None), None);
@@ -630,6 +634,7 @@ mod tests {
         record.head = Some(head(12, Op::Put(put(12))));
         let expected = Expected {
             head: None,
+            head_by: None,
             class: Some(Version(10)),
         };
         assert_eq!(expected.missing_in(&record), None);

@@ -145,6 +145,7 @@ async fn note_left(shared: &Shared, stream: &StreamId) -> Result<(), LedgerError
 
 /// Where a reader of one stream is.
 struct Reader {
+    stream: StreamId,
     /// The highest number that was met.
     met: u64,
     holes: BTreeSet<u64>,
@@ -171,9 +172,10 @@ struct Missing {
 }
 
 impl Reader {
-    fn at(saved: u64) -> Reader {
+    fn at(stream: &StreamId, saved: u64) -> Reader {
         let now = Instant::now();
         Reader {
+            stream: stream.clone(),
             met: saved,
             holes: BTreeSet::new(),
             dry: false,
@@ -212,7 +214,11 @@ impl Reader {
             }
             taken += 1;
             if let Some(file) = &entry.file {
-                crew.start(entry.number, file.clone(), Expected::by(entry));
+                crew.start(
+                    entry.number,
+                    file.clone(),
+                    Expected::by(&self.stream, entry),
+                );
             }
         }
         taken
@@ -294,7 +300,7 @@ async fn round(
         Some(reader) => reader,
         None => {
             let cursor = ledger.cursor(&shared.reconciler.datacenter, &name).await?;
-            reader.insert(Reader::at(cursor.map_or(0, |cursor| cursor.number)))
+            reader.insert(Reader::at(stream, cursor.map_or(0, |cursor| cursor.number)))
         }
     };
     if Instant::now() >= reader.look_at {

@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use super::world::{Fault, World};
 use crate::file::{Cell, Datacenter, FileName};
@@ -39,7 +40,14 @@ pub struct Copy {
 /// All of them.
 pub struct Copies {
     copies: Vec<Mutex<Copy>>,
-    news: Vec<watch::Sender<u64>>,
+    news: Vec<News>,
+}
+
+/// What a copy has taken. (Not a `watch`: that wakes those who wait in an order of its own.)
+#[derive(Default)]
+struct News {
+    count: AtomicU64,
+    bell: Notify,
 }
 
 /// A write, as a copy takes it.
@@ -140,7 +148,7 @@ impl Copies {
     pub fn new(count: usize) -> Copies {
         Copies {
             copies: (0..count).map(|_| Mutex::default()).collect(),
-            news: (0..count).map(|_| watch::Sender::new(0)).collect(),
+            news: (0..count).map(|_| News::default()).collect(),
         }
     }
 
@@ -155,7 +163,8 @@ impl Copies {
             world.book.lock().told(file, head);
         }
         self.copies[at].lock().apply(write);
-        self.news[at].send_modify(|news| *news += 1);
+        self.news[at].count.fetch_add(1, Ordering::Relaxed);
+        self.news[at].bell.notify_waiters();
     }
 
     /// What some copy has of a file, for those who check.
@@ -542,11 +551,13 @@ impl Ledger for Near {
     }
 
     fn news(&self) -> u64 {
-        *self.copies().news[self.at].borrow()
+        self.copies().news[self.at].count.load(Ordering::Relaxed)
     }
 
     async fn wait_for_news_since(&self, seen: u64, limit: Duration) {
-        let mut news = self.copies().news[self.at].subscribe();
-        let _either_way = tokio::time::timeout(limit, news.wait_for(|now| *now != seen)).await;
+        if self.news() == seen {
+            let rung = self.copies().news[self.at].bell.notified();
+            let _either_way = tokio::time::timeout(limit, rung).await;
+        }
     }
 }

@@ -201,6 +201,8 @@ impl Play<'_> {
     }
 
     async fn start(&self, at: usize) -> anyhow::Result<()> {
+        // What was killed a moment ago lets go of its files.
+        tokio::time::sleep(Duration::from_millis(1)).await;
         self.world.tell(at, || "the process begins".to_owned());
         let running = Running::start(&self.world, at, self.home).await?;
         *self.world.places[at].running.lock() = Some(running);
