@@ -409,8 +409,14 @@ impl Settler {
                 let content = us.content_of(entry.version, &entry.by);
                 return Ok(renamed(&self.bytes_of(content, row)));
             }
-            // They went on already, and nobody knows which they were: only the old name is certain.
-            _ if happened => return Ok(vec![us.delete(entry.version, &entry.by, from)]),
+            // They went on already, and nobody knows which they were. That they are under neither name any more is as old as this:
+            // what is newer says so itself, and what is older does not come back.
+            _ if happened => {
+                let both = [to, from];
+                return Ok(both
+                    .map(|file| us.delete(entry.version, &entry.by, file))
+                    .into());
+            }
             _ => {}
         }
         // It left no trace under the new name. Either it did not happen, or later mutations covered it.

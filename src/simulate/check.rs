@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -10,6 +11,9 @@ use super::story::Op;
 use super::world::World;
 use crate::file::FileName;
 use crate::version::Version;
+
+/// How long a node takes to hear of one that has just published its first word: two of its looks.
+const HEARD: Duration = Duration::from_secs(2);
 
 /// What a tracker shows of a key.
 struct Shown {
@@ -87,6 +91,11 @@ pub fn in_sync_is_true(world: &World, at: usize) {
             continue;
         }
         if let Op::SetClass { .. } = intent.op {
+            continue;
+        }
+        let other = &world.places[intent.at].name;
+        let known = world.ledger.knows_since(at, other);
+        if known.is_none_or(|since| world.now() < since + HEARD) {
             continue;
         }
         for key in intent.keys() {

@@ -41,6 +41,8 @@ pub struct Copy {
 pub struct Copies {
     copies: Vec<Mutex<Copy>>,
     news: Vec<News>,
+    /// Since when a copy knows a datacenter's node.
+    known: Mutex<BTreeMap<(usize, Datacenter), Duration>>,
 }
 
 /// What a copy has taken. (Not a `watch`: that wakes those who wait in an order of its own.)
@@ -149,6 +151,7 @@ impl Copies {
         Copies {
             copies: (0..count).map(|_| Mutex::default()).collect(),
             news: (0..count).map(|_| News::default()).collect(),
+            known: Mutex::default(),
         }
     }
 
@@ -161,6 +164,11 @@ impl Copies {
         ) = &write
         {
             world.book.lock().told(file, head);
+        }
+        if let Write::Node(node) = &write {
+            let pair = (at, node.stream.datacenter.clone());
+            let mut known = self.known.lock();
+            known.entry(pair).or_insert_with(|| world.now());
         }
         self.copies[at].lock().apply(write);
         self.news[at].count.fetch_add(1, Ordering::Relaxed);
@@ -192,6 +200,11 @@ impl Copies {
         all.sort();
         all.dedup();
         all
+    }
+
+    /// Since when a datacenter's copy knows the node of another. What a node has not published, nobody counts on.
+    pub fn knows_since(&self, at: usize, other: &Datacenter) -> Option<Duration> {
+        self.known.lock().get(&(at, other.clone())).copied()
     }
 
     /// The gaps of a datacenter.
