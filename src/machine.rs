@@ -196,8 +196,6 @@ pub enum Rule {
     ClockIsBound,
     /// Contents are compared as a whole, not by their versions.
     ContentIsWhole,
-    /// What no intent explains is gone only when it was not there twice.
-    AbsentTwice,
     /// What a tracker may still carry out is waited for.
     QuietTime,
     /// A cursor stands before the first hole.
@@ -218,11 +216,10 @@ pub enum Rule {
 
 impl Rule {
     /// All that can be left out.
-    pub const ALL: [Rule; 12] = [
+    pub const ALL: [Rule; 11] = [
         Rule::ClockFollows,
         Rule::ClockIsBound,
         Rule::ContentIsWhole,
-        Rule::AbsentTwice,
         Rule::QuietTime,
         Rule::HolesStay,
         Rule::ChangeNamesVersion,

@@ -618,9 +618,6 @@ impl Settler {
     }
 
     fn seen_absent_twice(&self, entry: &Entry, file: &FileName) -> Result<(), Pending> {
-        if !keeps(Rule::AbsentTwice) {
-            return Ok(());
-        }
         let first = *self
             .absent
             .lock()

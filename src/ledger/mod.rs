@@ -277,6 +277,16 @@ impl Expected {
         }
     }
 
+    /// What a record shows.
+    pub fn shown_by(record: &FileRecord) -> Expected {
+        let head = record.head.as_ref();
+        Expected {
+            head: head.map(|head| head.version),
+            head_by: head.map(|head| Writer::of(&head.origin, &head.node)),
+            class: record.class_cell.as_ref().map(|cell| cell.version),
+        }
+    }
+
     /// Both.
     pub fn and(self, other: Expected) -> Expected {
         let head_by = match self.head.cmp(&other.head) {

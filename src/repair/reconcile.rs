@@ -19,7 +19,7 @@ use crate::events::Events;
 use crate::file::{Class, Content, Datacenter, FileName, Held, Key, Op, Put, Revision};
 use crate::journal::settle::Look;
 use crate::journal::{Journal, JournalError, Standing};
-use crate::ledger::{Expected, FileRecord, Ledger, LedgerError, Strength};
+use crate::ledger::{Expected, FileRecord, FileWrite, Ledger, LedgerError, Strength};
 use crate::locks::{KeyLocks, Watch};
 use crate::machine::{Rule, keeps};
 use crate::trackers::{TrackerError, Trackers};
@@ -244,8 +244,20 @@ impl Reconciler {
                     return Err(NotDone::Later(not_yet));
                 }
             }
+            self.keep_here(&view).await?;
         }
         self.step(view, None).await
+    }
+
+    /// What was found elsewhere is written here too, at the times that it has, before anything is done by it: else the next look would
+    /// find what this datacenter's copies had before, and put that in the place of what was newer.
+    async fn keep_here(&self, view: &View) -> Result<(), LedgerError> {
+        let found = FileWrite {
+            head: view.record.head.clone(),
+            class: view.record.class_cell.clone(),
+            replica: None,
+        };
+        self.ledger.write(&view.file, &found, Strength::Local).await
     }
 
     /// Whether a file of which no datacenter's quorum shows a head had one of that version, and was deleted and forgotten since. A

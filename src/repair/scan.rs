@@ -457,7 +457,8 @@ impl Scan<'_> {
                     return Ok(false);
                 }
             }
-            crew.start_next(file);
+            // A page may show what this datacenter's copies do not have.
+            crew.start_next(file, Expected::shown_by(&record));
         }
         while crew.first_open().is_some() {
             if !wait(self.shared, crew).await? {

@@ -473,7 +473,7 @@ impl Verify<'_> {
                     return Ok(false);
                 }
             }
-            crew.start_next(file.clone());
+            crew.start_next(file.clone(), Expected::default());
         }
         while crew.first_open().is_some() {
             if !wait(self.shared, crew).await? {

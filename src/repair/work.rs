@@ -181,10 +181,10 @@ impl Crew {
         }
     }
 
-    /// Begins with a file that nothing is expected of, for a caller who keeps no numbers.
-    pub(super) fn start_next(&mut self, file: FileName) {
+    /// Begins with a file, for a caller who keeps no numbers.
+    pub(super) fn start_next(&mut self, file: FileName, expects: Expected) {
         self.last += 1;
-        self.start(self.last, file, Expected::default());
+        self.start(self.last, file, expects);
     }
 
     pub(super) fn start(&mut self, number: u64, file: FileName, expects: Expected) {

@@ -117,6 +117,7 @@ impl Theatre {
         let mut play = Play {
             world: Arc::clone(&world),
             home,
+            verifies: story.verifies,
             down_until: vec![None; names.len()],
         };
         let ended = play.play(story).await;
@@ -142,6 +143,7 @@ impl Drop for Theatre {
 struct Play<'a> {
     world: Arc<World>,
     home: &'a Path,
+    verifies: bool,
     /// When a process that was killed begins again.
     down_until: Vec<Option<Duration>>,
 }
@@ -204,7 +206,7 @@ impl Play<'_> {
         // What was killed a moment ago lets go of its files.
         tokio::time::sleep(Duration::from_millis(1)).await;
         self.world.tell(at, || "the process begins".to_owned());
-        let running = Running::start(&self.world, at, self.home).await?;
+        let running = Running::start(&self.world, at, self.home, self.verifies).await?;
         *self.world.places[at].running.lock() = Some(running);
         Ok(())
     }

@@ -58,13 +58,22 @@ impl Running {
     ///
     /// # Errors
     /// If the journal cannot be opened.
-    pub async fn start(world: &Arc<World>, at: usize, home: &Path) -> anyhow::Result<Arc<Running>> {
+    pub async fn start(
+        world: &Arc<World>,
+        at: usize,
+        home: &Path,
+        verifies: bool,
+    ) -> anyhow::Result<Arc<Running>> {
         let machine = Machine::new(world, at);
-        let parts = Self::begin(Arc::clone(&machine), home);
+        let parts = Self::begin(Arc::clone(&machine), home, verifies);
         On::machine(Arc::clone(&machine) as Arc<dyn Played>, parts).await
     }
 
-    async fn begin(machine: Arc<Machine>, home: &Path) -> anyhow::Result<Arc<Running>> {
+    async fn begin(
+        machine: Arc<Machine>,
+        home: &Path,
+        verifies: bool,
+    ) -> anyhow::Result<Arc<Running>> {
         let (world, at) = (Arc::clone(&machine.world), machine.at);
         let name = world.places[at].name.clone();
         let config = DatacenterConfig {
@@ -118,7 +127,7 @@ impl Running {
         };
         spawn_in(&mut tasks, registration.run(stop));
         let repair = Repair::start(RepairParts {
-            config: repair_config(),
+            config: repair_config(verifies),
             datacenter: name,
             ledger,
             journal: journal.clone(),
@@ -159,7 +168,7 @@ impl Running {
     }
 }
 
-fn repair_config() -> RepairConfig {
+fn repair_config(verifies: bool) -> RepairConfig {
     RepairConfig {
         enabled: true,
         copies_at_once: 4,
@@ -169,7 +178,7 @@ fn repair_config() -> RepairConfig {
         retry_first: Duration::from_millis(500),
         retry_most: Duration::from_secs(4),
         tombstone_retention: Duration::from_secs(3600),
-        verify_every: Some(Duration::from_secs(30)),
+        verify_every: verifies.then_some(Duration::from_secs(30)),
         verify_by: VerifyBy::Size,
         verify_rate: 10_000,
         verify_most_missing: 5.0,

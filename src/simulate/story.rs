@@ -94,6 +94,8 @@ pub struct Story {
     pub places: usize,
     /// Wall clocks show multiples of this, in µs.
     pub grain: i64,
+    /// Whether files are verified from the beginning on.
+    pub verifies: bool,
     /// In the order of their times.
     pub steps: Vec<Step>,
 }
@@ -104,7 +106,7 @@ impl Story {
         let mut random = StdRng::seed_from_u64(seed);
         let places = random.random_range(2..=3);
         let keys = random.random_range(1..=KEYS.len());
-        let length = random.random_range(1_000..10_000);
+        let length = random.random_range(1_000..6_000);
         let mut steps = Vec::new();
         for n in 0..random.random_range(3..=14) {
             let what = What::Client(op(&mut random, &KEYS[..keys], n));
@@ -150,6 +152,7 @@ impl Story {
             } else {
                 1
             },
+            verifies: random.random_bool(0.2),
             steps,
         }
     }
