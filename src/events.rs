@@ -62,6 +62,18 @@ pub enum What {
         /// The new class.
         class: Class,
     },
+    /// It is not as it should be, and the time in which it should have come to be so (`lag_goal` of its placement) is over.
+    MissedGoal {
+        /// Which time that was.
+        goal: Duration,
+    },
+    /// It has come to be as it should be, later than within that time.
+    CameLate {
+        /// Since when it was not.
+        lag: Duration,
+        /// Which time that was.
+        goal: Duration,
+    },
     /// Repair could not do its work on it now and has parked it by name.
     Parked {
         /// Why.

@@ -69,6 +69,15 @@ pub fn pass(name: &'static str) {
     fail::fail_point!(name);
 }
 
+/// Whether a test wants the embedded ledger to be out of this process's reach: while there is a file of the name that it gives. (A cluster is
+/// cut off by the network.)
+pub fn ledger_is_cut_off() -> bool {
+    fail::fail_point!("ledger::cut", |file| {
+        file.is_some_and(|file| std::path::Path::new(&file).exists())
+    });
+    false
+}
+
 /// Arms the failpoints that the environment names, if this build has failpoints: the one of `PHYLACTERY_KILL_AT`, and those that
 /// change what the program does (`PHYLACTERY_FAILPOINTS=clock::ahead=return(3600);tail::lost_at_once=return`).
 pub fn arm_from_environment() {

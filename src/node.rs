@@ -30,6 +30,8 @@ use crate::locks::KeyLocks;
 use crate::proxy::{Drained, Proxy};
 use crate::registration::Registration;
 use crate::repair::explain::Explanation;
+use crate::repair::settings::{Change, NotChanged};
+use crate::repair::status::WorkerStatus;
 use crate::repair::{Repair, RepairParts};
 use crate::trackers::Trackers;
 use crate::trust::{Auditor, Doubt, NotAccepted};
@@ -260,6 +262,18 @@ impl Vitals for Parts {
 
     async fn explain(&self, file: &FileName) -> Explanation {
         self.repair.explain(file).await
+    }
+
+    async fn change_worker(
+        &self,
+        worker: &str,
+        change: Change,
+    ) -> Result<WorkerStatus, NotChanged> {
+        self.repair.change(worker, change).await
+    }
+
+    fn begin_worker(&self, worker: &str) -> Result<(), NotChanged> {
+        self.repair.begin(worker)
     }
 
     async fn accept(&self, doubt: &str) -> Result<Option<Arc<Doubt>>, NotAccepted> {

@@ -7,11 +7,15 @@
 //! again is newer, and rules that were changed to and fro are not taken for those that never changed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use md5::{Digest, Md5};
 
 use crate::file::{Class, Datacenter, Domain, FileName};
 use crate::ledger::{DatacenterRecord, FileRecord, Ledger, LedgerError, Placement};
+
+/// Within which time a change is to be done wherever it is due, where nobody has said otherwise.
+pub const LAG_GOAL: Duration = Duration::from_secs(15 * 60);
 
 /// The placements and datacenters of the ledger, as of one moment.
 #[derive(Clone, Debug, Default)]
@@ -72,6 +76,16 @@ impl Placements {
             .map_or(&self.active, |row| &row.datacenters)
     }
 
+    /// Within which time a change of such a file is to be done where it is due.
+    pub fn lag_goal(&self, domain: &Domain, class: Option<&Class>) -> Duration {
+        self.deciding(domain, class).map_or(LAG_GOAL, lag_goal_of)
+    }
+
+    /// The shortest goal that any file has: who waits for less has missed none.
+    pub fn shortest_lag_goal(&self) -> Duration {
+        self.stated().map(lag_goal_of).fold(LAG_GOAL, Duration::min)
+    }
+
     /// Where files of a domain are due whose class has no placement of its own.
     pub fn due_of_domain(&self, domain: &Domain) -> &BTreeSet<Datacenter> {
         self.counting(domain, None)
@@ -119,6 +133,12 @@ impl Placements {
     }
 }
 
+/// The goal of the files that a row decides of.
+pub fn lag_goal_of(row: &Placement) -> Duration {
+    row.lag_goal_seconds
+        .map_or(LAG_GOAL, |seconds| Duration::from_secs(seconds.into()))
+}
+
 fn by_name(row: Placement) -> ((Domain, Option<Class>), Placement) {
     ((row.domain.clone(), row.class.clone()), row)
 }
@@ -148,6 +168,7 @@ mod tests {
             domain: Domain::from_bytes(domain.as_bytes()),
             class: class.map(|class| Class::from_bytes(class.as_bytes())),
             datacenters: names(datacenters),
+            lag_goal_seconds: None,
             updated: Version(1),
         }
     }
@@ -180,6 +201,34 @@ mod tests {
         assert_eq!(due("tmp", None), names(&["ma01", "tx01"]));
         assert_eq!(due("photos", Some("audit")), names(&["ma01", "tx01"]));
         assert_eq!(placements.registered(), &names(&["ma01", "or01", "tx01"]));
+    }
+
+    #[test]
+    fn the_lag_goal_is_that_of_the_row_that_decides() {
+        let goal = |seconds, row: Placement| Placement {
+            lag_goal_seconds: Some(seconds),
+            ..row
+        };
+        let placements = Placements::new(
+            vec![
+                goal(60, placement("logs", None, &["ma01"])),
+                placement("logs", Some("audit"), &["ma01"]),
+                goal(9, placement("logs", Some("gone"), &[])),
+                goal(86_400, placement("old", None, &["ma01"])),
+            ],
+            &[datacenter("ma01", true)],
+        );
+        let of = |domain: &str, class: Option<&str>| {
+            let class = class.map(|class| Class::from_bytes(class.as_bytes()));
+            let domain = Domain::from_bytes(domain.as_bytes());
+            placements.lag_goal(&domain, class.as_ref()).as_secs()
+        };
+        assert_eq!(of("logs", None), 60);
+        assert_eq!(of("logs", Some("gone")), 60);
+        assert_eq!(of("logs", Some("audit")), LAG_GOAL.as_secs());
+        assert_eq!(of("old", Some("any")), 86_400);
+        assert_eq!(of("photos", None), LAG_GOAL.as_secs());
+        assert_eq!(placements.shortest_lag_goal().as_secs(), 60);
     }
 
     #[test]

@@ -25,6 +25,7 @@ async fn nothing_acknowledged_is_lost_however_the_process_dies() {
     let clients = Clients {
         ma01: 4,
         tx01: 2,
+        more: 0,
         rest: Duration::ZERO,
     };
     let mut load = Load::start(&cluster, seed, clients).await;

@@ -217,3 +217,83 @@ async fn changing_it_to_and_fro_loses_nothing() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_holds_a_worker_back_from_the_command_line() {
+    let cluster = Cluster::start("").await;
+    let tx01 = &cluster.tx01;
+    let said = phylactery(tx01, &["repair", "pause", "tail"]).await;
+    assert_eq!(said, "tail is paused; kept over restarts.\n");
+    let rate = [
+        "repair",
+        "set",
+        "scan",
+        "--files-per-second",
+        "200",
+        "--rest",
+        "0.5",
+    ];
+    let said = phylactery(tx01, &rate).await;
+    assert_eq!(
+        said,
+        "scan may see to 200 files/s, resting 0.5 s after each second of work; kept over restarts.\n"
+    );
+    let said = phylactery(tx01, &["repair", "show"]).await;
+    assert!(said.contains("tail paused"), "{said}");
+    assert!(said.contains("at most 200/s, rests 0.5:1"), "{said}");
+    let status = tx01.get("/v1/status").await.unwrap();
+    assert_eq!(status["repair"]["workers"][0]["paused"], true);
+
+    store(&cluster.ma01, "k", "", b"bytes").await;
+    until("the ledger has heard of it", async || {
+        tx01.get("/v1/files/photos/k").await.map(drop)
+    })
+    .await;
+    phylactery(tx01, &["repair", "begin", "scan"]).await;
+    // Pausing the tail is not pausing repair.
+    comes(tx01, "k", b"bytes").await;
+    let said = phylactery(tx01, &["repair", "resume", "tail"]).await;
+    assert!(
+        said.starts_with("tail may work as fast as it can"),
+        "{said}"
+    );
+    let default = [
+        "repair",
+        "set",
+        "scan",
+        "--files-per-second",
+        "default",
+        "--rest",
+        "default",
+    ];
+    let said = phylactery(tx01, &default).await;
+    assert!(
+        said.starts_with("scan may work as fast as it can;"),
+        "{said}"
+    );
+
+    for (worker, body, wanted) in [
+        (
+            "scan",
+            r#"{"files_per_second": 0}"#,
+            "write a number of 1 or more",
+        ),
+        (
+            "scan",
+            r#"{"files_per_second": "fast"}"#,
+            "write a number of 1 or more",
+        ),
+        ("scan", r#"{"pause": true}"#, "unknown field `pause`"),
+        ("scan", "{}", "nothing is to be changed"),
+        ("tale", r#"{"paused": true}"#, "no worker is called tale"),
+        ("tail", r#"{"rest": 1}"#, "tail has no rest to set"),
+    ] {
+        let url = format!("http://{}/v1/repair/workers/{worker}", tx01.api);
+        let request = reqwest::Client::new().put(url).body(body);
+        let answer = request.send().await.unwrap();
+        assert!(answer.status().is_client_error(), "{body}");
+        let message: Value = answer.json().await.unwrap();
+        let message = message["message"].as_str().unwrap();
+        assert!(message.contains(wanted), "{body}: {message}");
+    }
+}

@@ -240,7 +240,7 @@ async fn a_file_deleted_long_ago_is_forgotten_once_everybody_has_looked_since() 
     tx.goes("gone").await;
     caught_up(&[&ma, &tx]).await;
     // Its own datacenter has looked a few times, the other has not since.
-    assert!(tx.repair().pause("scan", true));
+    tx.pause("scan", true).await;
     let scans = async |site: &Site| {
         let before = site.repair().status().workers[2].progress.clone();
         site.repair().ask_for_scan();
@@ -264,7 +264,7 @@ async fn a_file_deleted_long_ago_is_forgotten_once_everybody_has_looked_since() 
         ma.record("gone").await.head.is_some(),
         "tx01 has not looked"
     );
-    assert!(tx.repair().pause("scan", false));
+    tx.pause("scan", false).await;
     scans(&tx).await;
     until("forgotten", async || {
         scans(&ma).await;

@@ -511,13 +511,12 @@ async fn repair_gives_way_to_a_client() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_lets_go_of_long_copies_and_a_pause_is_obeyed() {
     let (_home, _ledger, ma, mut tx) = played_and_real().await;
-    assert!(tx.repair().pause("tail", true));
-    assert!(!tx.repair().pause("tale", true));
+    tx.pause("tail", true).await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
     put(&ma, "k", 1).await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert!(tx.read("k").await.is_none());
-    assert!(tx.repair().pause("tail", false));
+    tx.pause("tail", false).await;
     tx.comes("k", b"k").await;
     let end = CancellationToken::new();
     ma.serve("slow", 9, Http::Hang(1000, end.clone()));

@@ -136,6 +136,7 @@ async fn what_is_not_due_here_and_which_row_says_so() {
             domain: file("x").domain,
             class: class.map(|class| Class::from_bytes(class.as_bytes())),
             datacenters: datacenters.iter().map(|name| dc(name)).collect(),
+            lag_goal_seconds: None,
             updated: wall_clock(),
         };
         let setting = ledger.set_placement(&placement, Strength::Local);
@@ -257,7 +258,7 @@ async fn what_lies_ahead_and_what_only_a_scan_finds() {
     ma.put("old", 3, 3, None).await;
     let fid = tx.comes("old", b"old").await;
     // A round of reading may be under way when it is paused.
-    assert!(tx.repair().pause("tail", true));
+    tx.pause("tail", true).await;
     let mut seen = 0;
     for fid in 10.. {
         assert!(fid < 100, "the tail does not pause");
@@ -317,7 +318,7 @@ async fn what_lies_ahead_and_what_only_a_scan_finds() {
     )
     .await;
     assert!(explanation.next_scan.is_some(), "{explanation:?}");
-    assert!(tx.repair().pause("scan", true));
+    tx.pause("scan", true).await;
     tx.repair().ask_for_scan();
     explains(
         &tx,
@@ -326,7 +327,7 @@ async fn what_lies_ahead_and_what_only_a_scan_finds() {
         &["repair is paused here (tail, scan)"],
     )
     .await;
-    tx.repair().pause("scan", false);
+    tx.pause("scan", false).await;
     tx.comes("untold", b"bytes").await;
     explains(&tx, "untold", "here", &[]).await;
     until("the scan has ended", async || {
@@ -362,7 +363,7 @@ async fn what_lies_ahead_and_what_only_a_scan_finds() {
     let to = Class::from_bytes(b"thumb");
     assert_eq!(explanation.wanting, Some(Wanting::OtherClass { to }));
 
-    tx.repair().pause("tail", false);
+    tx.pause("tail", false).await;
     for key in ["a", "b", "c"] {
         tx.comes(key, b"bytes").await;
     }

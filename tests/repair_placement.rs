@@ -33,6 +33,7 @@ async fn what_was_passed_by_comes_when_the_rules_are_as_they_were() {
             domain: file("x").domain,
             class: None,
             datacenters: datacenters.iter().map(|name| dc(name)).collect(),
+            lag_goal_seconds: None,
             updated: wall_clock(),
         };
         let setting = ledger.set_placement(&placement, Strength::Local);
@@ -54,7 +55,7 @@ async fn what_was_passed_by_comes_when_the_rules_are_as_they_were() {
             }
         })
         .await;
-        tx.repair().pause("scan", true);
+        tx.pause("scan", true).await;
         set(&["ma01"]).await;
         let passed_by = loop {
             let key = stored(&ma, &tx, &fids).await;
@@ -73,7 +74,7 @@ async fn what_was_passed_by_comes_when_the_rules_are_as_they_were() {
             }
         })
         .await;
-        tx.repair().pause("scan", false);
+        tx.pause("scan", false).await;
         tx.comes(&passed_by, b"bytes").await;
         tx.no_gaps().await;
         tx.stop().await;

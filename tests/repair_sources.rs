@@ -289,6 +289,7 @@ async fn only_what_is_due_here_comes() {
         domain: file("x").domain,
         class: None,
         datacenters: [dc("ma01")].into(),
+        lag_goal_seconds: None,
         updated: wall_clock(),
     };
     let setting = ledger.set_placement(&placement, Strength::Local);

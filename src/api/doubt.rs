@@ -3,11 +3,12 @@
 //! Always true: only the doubt is accepted whose id was sent, so nobody accepts what they have not been shown.
 
 use axum::Json;
-use axum::body::Bytes;
+use axum::body::Body;
 use axum::extract::State;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::bare_fids::read;
 use super::{Refusal, Shared, rfc3339};
 use crate::trust::Doubt;
 
@@ -28,11 +29,12 @@ pub(super) fn shown(doubt: &Doubt) -> Value {
     })
 }
 
-pub(super) async fn accept(State(api): Shared, body: Bytes) -> Result<Json<Value>, Refusal> {
-    let Accept { id } = serde_json::from_slice(&body).map_err(|why| {
-        Refusal::Bad(format!(
+pub(super) async fn accept(State(api): Shared, body: Body) -> Result<Json<Value>, Refusal> {
+    let Accept { id } = read(body).await.map_err(|refusal| match refusal {
+        Refusal::Bad(why) => Refusal::Bad(format!(
             "{why}; send {{\"id\": …}} with the id of the doubt as /v1/status shows it"
-        ))
+        )),
+        other => other,
     })?;
     let next = api.context.vitals.accept(&id).await?;
     Ok(Json(json!({

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::Proof;
+use crate::version::Version;
 
 /// How long a count stands without asking again: a scrape more costs the ledger nothing.
 const FRESH: Duration = Duration::from_secs(5);
@@ -27,6 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(super) struct Counted {
     /// Gaps of this datacenter.
     pub(super) gaps: u64,
+    /// Since when the oldest of them is one; `None` if there is none.
+    pub(super) oldest: Option<Version>,
     /// What was proved just before.
     pub(super) proof: Proof,
 }
@@ -83,6 +86,7 @@ mod tests {
     fn counted(gaps: u64) -> Option<Counted> {
         Some(Counted {
             gaps,
+            oldest: None,
             proof: Proof::default(),
         })
     }

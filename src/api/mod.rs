@@ -10,6 +10,7 @@
 //! | `GET /v1/explain/{domain}/{key}` | why the file is here, or is not |
 //! | `GET /v1/gaps` | what did not work at once here, most urgent first |
 //! | `GET`, `PUT`, `DELETE /v1/placements/…` | where files are due, as an operator has said; see `placements` |
+//! | `/v1/repair…` | what repair's workers are doing, and may do; see `workers` |
 //! | `POST /v1/doubt/accept` | a person accepts the doubt of this `id`; see [`crate::trust`] |
 //! | `/file/…` | [`bare_fids`] |
 //!
@@ -30,6 +31,7 @@ mod placements;
 mod ready;
 mod refusal;
 mod status;
+mod workers;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,7 +40,7 @@ use async_trait::async_trait;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::map_response_with_state;
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -49,6 +51,8 @@ use crate::journal::{Debts, Depth, Refused};
 use crate::ledger::{Ledger, LedgerError};
 use crate::placement::Placements;
 use crate::repair::explain::Explanation;
+use crate::repair::settings::{Change, NotChanged};
+use crate::repair::status::WorkerStatus;
 use crate::trust::{Doubt, NotAccepted};
 use crate::version::{Clock, Version};
 use crate::{proxy, repair};
@@ -80,8 +84,8 @@ pub struct Context {
     pub vitals: Arc<dyn Vitals>,
 }
 
-/// What the other parts of this process say of themselves. From memory: nothing here waits, but for [`Self::accept`] and
-/// [`Self::explain`].
+/// What the other parts of this process say of themselves. From memory: nothing here waits, but for [`Self::accept`],
+/// [`Self::change_worker`] and [`Self::explain`].
 #[async_trait]
 pub trait Vitals: Send + Sync + 'static {
     /// How full the journal is.
@@ -102,6 +106,11 @@ pub trait Vitals: Send + Sync + 'static {
     fn doubt(&self) -> Option<Arc<Doubt>>;
     /// Why a file is here, or is not.
     async fn explain(&self, file: &FileName) -> Explanation;
+    /// What a worker of repair may do is changed, and kept.
+    async fn change_worker(&self, worker: &str, change: Change)
+    -> Result<WorkerStatus, NotChanged>;
+    /// A worker of repair is told to begin.
+    fn begin_worker(&self, worker: &str) -> Result<(), NotChanged>;
     /// A person accepts the doubt of this id. The next one, if another stood behind it.
     async fn accept(&self, doubt: &str) -> Result<Option<Arc<Doubt>>, NotAccepted>;
 }
@@ -152,6 +161,9 @@ pub fn router(context: Context) -> Router {
         .route("/metrics", get(metrics::metrics))
         .route("/v1/status", get(status::status))
         .route("/v1/doubt/accept", post(doubt::accept))
+        .route("/v1/repair", get(workers::all))
+        .route("/v1/repair/workers/{worker}", put(workers::change))
+        .route("/v1/repair/workers/{worker}/begin", post(workers::begin))
         .route("/v1/files/{domain}/{*key}", get(files::file))
         .route("/v1/explain/{domain}/{*key}", get(explain::explain))
         .route("/v1/gaps", get(files::gaps))
@@ -170,7 +182,7 @@ pub fn router(context: Context) -> Router {
 
 async fn no_such_path(request: Request) -> Refusal {
     Refusal::NotFound(format!(
-        "nothing is at {}; try /v1/status, /v1/files/DOMAIN/KEY, /v1/explain/DOMAIN/KEY, /v1/gaps, /v1/placements, /metrics, /healthz or /readyz",
+        "nothing is at {}; try /v1/status, /v1/files/DOMAIN/KEY, /v1/explain/DOMAIN/KEY, /v1/gaps, /v1/placements, /v1/repair, /metrics, /healthz or /readyz",
         request.uri().path()
     ))
 }

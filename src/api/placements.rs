@@ -4,6 +4,7 @@
 //! GET    /v1/placements                        all of them, and the default
 //! GET    /v1/placements/photos                 those of one domain
 //! PUT    /v1/placements/photos                 {"datacenters": ["ma01", "tx01"]}
+//! PUT    /v1/placements/photos                 {"datacenters": ["ma01", "tx01"], "lag_goal_seconds": 300}
 //! PUT    /v1/placements/photos/raw             the same, for one class of it
 //! DELETE /v1/placements/photos/raw             taken back: what counts without it
 //! ```
@@ -29,7 +30,7 @@ use super::files::{decoded, text};
 use super::{Api, Refusal, Shared, rfc3339};
 use crate::file::{Class, Datacenter, Domain};
 use crate::ledger::{Placement, Strength};
-use crate::placement::Placements;
+use crate::placement::{LAG_GOAL, Placements, lag_goal_of};
 use crate::version::{ClockAhead, Version};
 
 /// Which files a placement is for.
@@ -43,6 +44,8 @@ struct Of {
 #[serde(deny_unknown_fields)]
 struct Wanted {
     datacenters: Vec<String>,
+    /// Left out: it stays as it is.
+    lag_goal_seconds: Option<u32>,
 }
 
 pub(super) async fn all(State(api): Shared) -> Result<Json<Value>, Refusal> {
@@ -62,7 +65,15 @@ pub(super) async fn of_domain(State(api): Shared, uri: Uri) -> Result<Json<Value
 
 pub(super) async fn set(State(api): Shared, uri: Uri, body: Body) -> Result<Json<Value>, Refusal> {
     let of = Of::named(&uri)?;
-    let Wanted { datacenters } = read(body).await?;
+    let Wanted {
+        datacenters,
+        lag_goal_seconds,
+    } = read(body).await?;
+    if lag_goal_seconds == Some(0) {
+        return Err(Refusal::Bad(
+            "lag_goal_seconds: write a whole number of seconds, at least 1".to_owned(),
+        ));
+    }
     if datacenters.is_empty() {
         return Err(Refusal::Bad(format!(
             "name at least one datacenter where {of} is due; DELETE takes its placement back, and the default counts"
@@ -75,10 +86,18 @@ pub(super) async fn set(State(api): Shared, uri: Uri, body: Body) -> Result<Json
         .map(|name| registered(&before, name).map_err(|why| Refusal::Bad(why.to_string())));
     let datacenters: BTreeSet<Datacenter> = known.collect::<Result<_, _>>()?;
     let row = before.row(&of.domain, of.class.as_ref());
-    let placement = match row.filter(|row| row.datacenters == datacenters) {
+    let goal_before = row
+        .filter(|row| !row.is_taken_back())
+        .and_then(|row| row.lag_goal_seconds);
+    let goal = lag_goal_seconds.or(goal_before);
+    let same = |row: &&Placement| row.datacenters == datacenters && row.lag_goal_seconds == goal;
+    let placement = match row.filter(same) {
         // The same again, for copies of the ledger that have not heard it.
         Some(row) => row.clone(),
-        None => api.stamped(&of, row, datacenters)?,
+        None => Placement {
+            lag_goal_seconds: goal,
+            ..api.stamped(&of, row, datacenters)?
+        },
     };
     api.say(&of, before, placement).await
 }
@@ -120,6 +139,7 @@ impl Api {
             domain: of.domain.clone(),
             class: of.class.clone(),
             datacenters,
+            lag_goal_seconds: None,
             updated: clock.stamp_above(row.map_or(Version(0), |row| row.updated)),
         })
     }
@@ -212,6 +232,7 @@ impl std::fmt::Display for Of {
 pub(super) fn shown(row: &Placement) -> Value {
     let mut answer = json!({
         "datacenters": row.datacenters,
+        "lag_goal_seconds": lag_goal_of(row).as_secs(),
         "since": rfc3339(row.updated),
     });
     Of::row(row).name(&mut answer);
@@ -229,6 +250,7 @@ fn listed(placements: &Placements, wanted: impl Fn(&Placement) -> bool) -> Value
     json!({
         "placements": rows.collect::<Vec<_>>(),
         "default": placements.active(),
+        "default_lag_goal_seconds": LAG_GOAL.as_secs(),
         "datacenters": states,
     })
 }
@@ -265,6 +287,16 @@ fn told(of: &Of, before: &Placements, after: &Placements) -> Value {
             list(dropped.iter())
         ));
     }
+    let goal = |all: &Placements| all.lag_goal(&of.domain, of.class.as_ref()).as_secs();
+    let (goal_before, goal) = (goal(before), goal(after));
+    if goal != goal_before {
+        means.push(format!(
+            "A change is to be done there within {goal} s, before it was {goal_before} s; what takes longer is counted and told, and nothing else is done about it."
+        ));
+        if added.is_empty() && dropped.is_empty() {
+            means.push("As with any new placement, all files are scanned once more.".to_owned());
+        }
+    }
     if of.class.is_none() {
         let own = after
             .stated()
@@ -285,6 +317,8 @@ fn told(of: &Of, before: &Placements, after: &Placements) -> Value {
     let mut answer = json!({
         "due": is,
         "before": was,
+        "lag_goal_seconds": goal,
+        "lag_goal_seconds_before": goal_before,
         "added": added,
         "dropped": dropped,
         "placement": row.as_ref().map(shown),

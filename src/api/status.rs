@@ -13,12 +13,21 @@ pub(super) async fn status(State(api): Shared) -> Json<Value> {
     let proof = context.vitals.proof();
     let counting = context.ledger.count_gaps(&context.datacenter);
     let counted = api.ask("count the gaps", counting).await;
+    let looking = context.ledger.oldest_gap(&context.datacenter);
+    let oldest_gap = match &counted {
+        Ok(_) => api.ask("look for the oldest gap", looking).await.ok(),
+        // Whoever does not answer is asked one question, and not two.
+        Err(_) => None,
+    };
     let depth = context.vitals.journal();
     let age = depth
         .oldest
         .map(|oldest| (wall_clock().seconds() - oldest.seconds()).max(0.0));
     let problem = counted.as_ref().err().map(ToString::to_string);
     let gaps = counted.ok();
+    let repair = context.vitals.repair();
+    // Without the gaps it is not known.
+    let not_applied = oldest_gap.map(|gap| gap.into_iter().chain(repair.lag.oldest_pending).min());
     Json(json!({
         "datacenter": context.datacenter,
         "node": context.node,
@@ -36,10 +45,15 @@ pub(super) async fn status(State(api): Shared) -> Json<Value> {
             "not_yet_whole": not_yet_whole(&*context.vitals),
             "unreachable": context.ledger.unreachable(),
         },
-        "repair": context.vitals.repair(),
+        "repair": repair,
         "proxy": context.vitals.proxy(),
         // Not known is not none.
         "gaps": gaps,
+        // The oldest change of another datacenter, or other reason, for which something is to be done here and is not done.
+        "oldest_not_applied": not_applied.flatten().map(|since| json!({
+            "since": rfc3339(since),
+            "age_seconds": (wall_clock().seconds() - since.seconds()).max(0.0),
+        })),
         "doubt": context.vitals.doubt().map(|doubt| super::doubt::shown(&doubt)),
         "in_sync": proof.in_sync && gaps == Some(0),
         "proved_at": proof.proved_at.map(rfc3339),

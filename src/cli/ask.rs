@@ -1,6 +1,7 @@
-//! `phylactery status`, `accept`, `file show`, `explain`, `gaps` and `placement`: they ask the HTTP API, and know nothing that it does not say.
+//! `phylactery status`, `accept`, `file show`, `explain`, `gaps`, `placement` and `repair`: they ask the HTTP API, and know nothing that it does not say.
 
 pub(super) mod placement;
+pub(super) mod repair;
 mod show;
 
 use std::ffi::OsString;

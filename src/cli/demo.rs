@@ -232,6 +232,14 @@ fn tell(event: &Event) {
         What::ClassApplied { class } => {
             (good("reclassed here too".to_owned()), format!("as {class}"))
         }
+        What::MissedGoal { goal } => (
+            bad("late".to_owned()),
+            format!("not as it should be after {}", seconds(*goal)),
+        ),
+        What::CameLate { lag, goal } => (
+            waiting("came late".to_owned()),
+            format!("after {}, the goal is {}", seconds(*lag), seconds(*goal)),
+        ),
         What::Parked {
             why,
             attempts: 0 | 1,

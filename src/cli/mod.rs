@@ -141,6 +141,14 @@ pub enum Command {
     #[command(subcommand, arg_required_else_help = true)]
     Placement(ask::placement::Placement),
 
+    /// Pause the workers of repair, say how fast they may be, tell them to begin
+    ///
+    /// Tail follows what the other datacenters change, retry tries again what did not come, scan goes over all files
+    /// that should be here, and verify over all that are. What is said here counts from that moment on, in the datacenter that is
+    /// asked, and outlives restarts.
+    #[command(subcommand, arg_required_else_help = true)]
+    Repair(ask::repair::Repair),
+
     /// Play datacenters through faults, and see whether a promise breaks
     ///
     /// Journals, delivery and repair of several datacenters run here in one thread and in virtual time, against played trackers,
@@ -178,7 +186,8 @@ impl Command {
             | Command::File(_)
             | Command::Explain(_)
             | Command::Gaps(_)
-            | Command::Placement(_) => "warn",
+            | Command::Placement(_)
+            | Command::Repair(_) => "warn",
             // What is wrong in a story is part of it.
             Command::Simulate(_) => "off",
         }
@@ -207,6 +216,7 @@ impl Command {
             Command::Explain(arguments) => ask::explain(arguments),
             Command::Gaps(arguments) => ask::gaps(arguments),
             Command::Placement(placement) => ask::placement::run(placement),
+            Command::Repair(repair) => ask::repair::run(repair),
             Command::Simulate(arguments) => simulate::run(arguments),
         }
     }

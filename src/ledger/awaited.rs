@@ -190,6 +190,7 @@ passed_on! {
     "read a gap" gap(datacenter: &Datacenter, file: &FileName) -> Option<Gap>;
     "read gaps" gaps(datacenter: &Datacenter, due: Version, limit: usize) -> Vec<Gap>;
     "count gaps" count_gaps(datacenter: &Datacenter) -> u64;
+    "look for the oldest gap" oldest_gap(datacenter: &Datacenter) -> Option<Version>;
     "publish a node" set_node(node: &NodeRecord) -> ();
     "read nodes" nodes() -> Vec<NodeRecord>;
     "publish a datacenter" set_datacenter(datacenter: &DatacenterRecord) -> ();

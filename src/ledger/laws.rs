@@ -249,11 +249,13 @@ fn datacenter_record() -> impl Strategy<Value = DatacenterRecord> {
 
 fn placement() -> impl Strategy<Value = Placement> {
     let datacenters = vec(datacenter(), 0..3).prop_map(|all| all.into_iter().collect());
-    (text(), option::of(class()), datacenters, version()).prop_map(
-        |(domain, class, datacenters, updated)| Placement {
+    let goal = option::of(any::<u32>());
+    (text(), option::of(class()), datacenters, goal, version()).prop_map(
+        |(domain, class, datacenters, lag_goal_seconds, updated)| Placement {
             domain: Domain::from_escaped(&domain),
             class,
             datacenters,
+            lag_goal_seconds,
             updated,
         },
     )

@@ -87,13 +87,23 @@ pub struct FileRecord {
 }
 
 impl FileRecord {
-    /// The class that counts: the cell's, if it was set on the bytes that the head names.
+    /// The class that counts: the cell's, if it was set on the bytes that the head names. Where it was set on others, by somebody
+    /// whom an overwrite had not reached yet, it may cover what the overwrite said; then the class counts that
+    /// the bytes have where the head was made, else with the first who holds them.
     pub fn class(&self) -> Option<&Class> {
-        let content = self.head.as_ref()?.content()?;
-        self.class_cell
-            .as_ref()
-            .filter(|cell| cell.content == *content)
-            .map(|cell| &cell.class)
+        let head = self.head.as_ref()?;
+        let content = head.content()?;
+        let cell = self.class_cell.as_ref()?;
+        if cell.content == *content {
+            return Some(&cell.class);
+        }
+        let origin = self.replicas.get(&head.origin);
+        let mut holders = origin
+            .into_iter()
+            .chain(self.replicas.values())
+            .filter_map(|replica| replica.held.as_ref())
+            .filter(|held| held.content == *content && !held.claimed);
+        holders.next().map(|held| &held.class)
     }
 
     /// The content that should be everywhere; `None` for a deleted or unknown file.
@@ -385,9 +395,10 @@ pub struct Unreadable {
 pub struct Gap {
     /// The file concerned.
     pub file: FileName,
-    /// When it was first seen.
+    /// Since when the file is not as it should be: the version of the oldest change that is not applied, or, where no change
+    /// has told of it, when it was first seen.
     pub since: Version,
-    /// How often it was tried.
+    /// How often it was tried when its turn had come. Attempts that newer changes of the file gave cause for in between are not counted.
     pub attempts: u32,
     /// Why it did not work the last time.
     pub last_error: String,
@@ -469,6 +480,10 @@ pub struct Placement {
     pub class: Option<Class>,
     /// The datacenters. None at all: the placement was taken back, and what would count without it does.
     pub datacenters: BTreeSet<Datacenter>,
+    /// Within which time, in seconds, a change is to be done in all of them; `None` where nobody has said, and
+    /// [`LAG_GOAL`](crate::placement::LAG_GOAL) counts.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub lag_goal_seconds: Option<u32>,
     /// When this was said; also the timestamp of the row's cells.
     pub updated: Version,
 }
@@ -585,6 +600,8 @@ pub trait Ledger: Send + Sync + 'static {
     ) -> Result<Vec<Gap>, LedgerError>;
     /// How many gaps a datacenter has.
     async fn count_gaps(&self, datacenter: &Datacenter) -> Result<u64, LedgerError>;
+    /// The least `since` of a datacenter's gaps; `None` if it has none. As exact as [`Self::count_gaps`].
+    async fn oldest_gap(&self, datacenter: &Datacenter) -> Result<Option<Version>, LedgerError>;
 
     /// Publishes a node's word about itself.
     async fn set_node(&self, node: &NodeRecord) -> Result<(), LedgerError>;

@@ -97,6 +97,12 @@ impl Cell for Placement {
             .texts(self.datacenters.iter().map(Datacenter::as_str))
             .text(self.domain.escaped())
             .field(self.class.as_ref().map(|class| class.escaped().as_bytes()))
+            .field(
+                self.lag_goal_seconds
+                    .map(|goal| i64::from(goal).to_be_bytes())
+                    .as_ref()
+                    .map(|b| &b[..]),
+            )
             .0
     }
 }

@@ -1,6 +1,6 @@
 //! Repair: bringing here what is missing here, and taking away what was deleted elsewhere.
 //!
-//! Finders find files ([`tail`], [`retry`], [`scan`], [`verify`]); one idempotent step acts on a file ([`reconcile`]), by a copy
+//! Workers ([`worker`]) find files: [`tail`], [`retry`], [`scan`], [`verify`]; one idempotent step acts on a file ([`reconcile`]), by a copy
 //! ([`copy`]) or by a change in the local tracker ([`apply`]); what did not work is parked by name ([`park`]). Why a file is here
 //! or not is told by the same judgement ([`explain`]).
 //!
@@ -16,6 +16,8 @@ mod copy;
 pub mod explain;
 mod fetch;
 mod inspect;
+pub mod lag;
+mod pace;
 mod park;
 mod proof;
 mod purge;
@@ -23,22 +25,23 @@ mod reconcile;
 mod registry;
 mod retry;
 mod scan;
+pub mod settings;
 mod share;
 pub mod status;
 mod tail;
 mod trouble;
 mod verify;
 mod work;
+mod worker;
 
-use std::panic::AssertUnwindSafe;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
-use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, OnceCell, Semaphore};
+use tokio::sync::{OnceCell, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -46,7 +49,7 @@ use crate::config::RepairConfig;
 use crate::events::Events;
 use crate::file::{Datacenter, FileName};
 use crate::journal::Journal;
-use crate::ledger::{Ledger, LedgerError, NodeRecord, StreamId};
+use crate::ledger::{Ledger, NodeRecord, StreamId};
 use crate::locks::KeyLocks;
 use crate::machine::{self, Rule, keeps};
 use crate::trackers::Trackers;
@@ -55,10 +58,13 @@ use crate::version::Version;
 
 use clocks::Clocks;
 use explain::Explanation;
+use lag::LagStatus;
 use reconcile::Reconciler;
 use registry::Registry;
+use settings::{Change, NotChanged};
 use status::{CopyFigures, Figures, Progress, State, Status, WorkerStatus};
-use trouble::{Pauses, Trouble};
+use trouble::Trouble;
+use worker::{Begin, keep};
 
 /// How long a stop waits for what is under way: longer than any exchange with a tracker.
 const LAST_MOMENT: Duration = Duration::from_secs(5);
@@ -110,14 +116,14 @@ struct Shared {
     retry: Arc<Figures>,
     scan: Arc<Figures>,
     verify: Arc<Figures>,
+    /// Whether what an operator has set for them was read; held by whoever sets something.
+    settings_loaded: tokio::sync::Mutex<bool>,
     /// The nodes of other datacenters, and when they were read.
     nodes: Mutex<Option<(Version, Vec<NodeRecord>)>>,
     /// Since when a scan is asked for.
     scan_wanted: Mutex<Option<Version>>,
-    scan_asked: Notify,
     /// Whether a pass of verify is asked for.
     verify_wanted: AtomicBool,
-    verify_asked: Notify,
     /// When streams of other nodes were found to have been left, the last of them: what was left in them is for a scan to find.
     left: Mutex<Version>,
     /// Whether the last whole scan was made under the rules of placement of today.
@@ -136,6 +142,7 @@ impl Repair {
     /// If there is no HTTP client to be had.
     pub fn start(parts: RepairParts) -> Result<Repair, StartError> {
         let enabled = parts.config.enabled;
+        let verify_rate = NonZeroU32::new(parts.config.verify_rate);
         let registry = Registry::new(
             Arc::clone(&parts.ledger),
             parts.datacenter.clone(),
@@ -156,19 +163,19 @@ impl Repair {
             figures: CopyFigures::default(),
             at_work: KeyLocks::default(),
             trouble: Trouble::default(),
+            lags: lag::Lags::default(),
             stop: CancellationToken::new(),
         };
         let shared = Arc::new(Shared {
             reconciler: Arc::new(reconciler),
             tail: Arc::new(Figures::new("tail")),
             retry: Arc::new(Figures::new("retry")),
-            scan: Arc::new(Figures::new("scan")),
-            verify: Arc::new(Figures::new("verify")),
+            scan: Arc::new(Figures::over_all("scan", None)),
+            verify: Arc::new(Figures::over_all("verify", verify_rate)),
+            settings_loaded: tokio::sync::Mutex::new(false),
             nodes: Mutex::default(),
             scan_wanted: Mutex::default(),
-            scan_asked: Notify::new(),
             verify_wanted: AtomicBool::new(false),
-            verify_asked: Notify::new(),
             left: Mutex::default(),
             scan_is_current: AtomicBool::new(false),
             registered: OnceCell::new(),
@@ -178,30 +185,16 @@ impl Repair {
         });
         let mut workers = JoinSet::new();
         if enabled {
-            machine::spawn_in(
-                &mut workers,
-                keep(Arc::clone(&shared), Arc::clone(&shared.tail), |shared| {
-                    tail::run(shared).boxed()
-                }),
-            );
-            machine::spawn_in(
-                &mut workers,
-                keep(Arc::clone(&shared), Arc::clone(&shared.retry), |shared| {
-                    retry::run(shared).boxed()
-                }),
-            );
-            machine::spawn_in(
-                &mut workers,
-                keep(Arc::clone(&shared), Arc::clone(&shared.scan), |shared| {
-                    scan::run(shared).boxed()
-                }),
-            );
-            machine::spawn_in(
-                &mut workers,
-                keep(Arc::clone(&shared), Arc::clone(&shared.verify), |shared| {
-                    verify::run(shared).boxed()
-                }),
-            );
+            let all: [(&Arc<Figures>, Begin); 4] = [
+                (&shared.tail, |shared| tail::begin(shared).boxed()),
+                (&shared.retry, |shared| retry::begin(shared).boxed()),
+                (&shared.scan, |shared| scan::begin(shared).boxed()),
+                (&shared.verify, |shared| verify::begin(shared).boxed()),
+            ];
+            for (figures, begin) in all {
+                let kept = keep(Arc::clone(&shared), Arc::clone(figures), begin);
+                machine::spawn_in(&mut workers, kept);
+            }
         } else {
             shared.figures().for_each(|figures| figures.pause(true));
         }
@@ -225,6 +218,7 @@ impl Repair {
             bytes_copied: copies.bytes.load(Ordering::Relaxed),
             caught_up: self.caught_up(),
             clocks: self.shared.clocks.off(),
+            lag: self.shared.lag(),
         }
     }
 
@@ -263,16 +257,29 @@ impl Repair {
     /// Asks for a pass of verify over all files that are here, now or after the one under way.
     pub fn ask_for_verify(&self) {
         self.shared.verify_wanted.store(true, Ordering::Release);
-        self.shared.verify_asked.notify_one();
+        self.shared.verify.asked.notify_one();
     }
 
-    /// Pauses or resumes the worker of this name. False if there is none.
-    pub fn pause(&self, worker: &str, paused: bool) -> bool {
-        let found = self
-            .shared
-            .figures()
-            .find(|figures| figures.name() == worker);
-        found.inspect(|figures| figures.pause(paused)).is_some()
+    /// Changes what a worker may do, from now on and after restarts.
+    ///
+    /// # Errors
+    /// If there is no such worker, or the change makes no sense or cannot be kept; nothing has changed then.
+    pub async fn change(&self, worker: &str, change: Change) -> Result<WorkerStatus, NotChanged> {
+        self.shared.change(worker, change).await?;
+        Ok(self.read(self.shared.named(worker)?))
+    }
+
+    /// Tells a worker that goes over all files to begin, now or after what it is at.
+    ///
+    /// # Errors
+    /// If there is no such worker, or it always goes on.
+    pub fn begin(&self, worker: &str) -> Result<(), NotChanged> {
+        match self.shared.named(worker)?.name() {
+            "scan" => self.ask_for_scan(),
+            "verify" => self.ask_for_verify(),
+            worker => return Err(NotChanged::AlwaysOn { worker }),
+        }
+        Ok(())
     }
 
     /// Stops the workers: what is short comes to its end, long copies are left and begun anew after a start.
@@ -326,7 +333,7 @@ impl Shared {
 
     fn ask_for_scan(&self) {
         *self.scan_wanted.lock() = Some(crate::version::wall_clock());
-        self.scan_asked.notify_one();
+        self.scan.asked.notify_one();
     }
 
     /// Scans that began before this prove nothing.
@@ -339,6 +346,17 @@ impl Shared {
         match &*self.scan.progress.lock() {
             Progress::Scan(scan) => scan.thorough_scan_began.is_some_and(|began| began > moment),
             Progress::None | Progress::Tail(_) | Progress::Verify(_) => false,
+        }
+    }
+
+    fn lag(&self) -> LagStatus {
+        let oldest_pending = match &*self.tail.progress.lock() {
+            Progress::Tail(streams) => streams.values().filter_map(|at| at.oldest_pending).min(),
+            Progress::None | Progress::Scan(_) | Progress::Verify(_) => None,
+        };
+        LagStatus {
+            oldest_pending,
+            ..self.reconciler.lags.read()
         }
     }
 
@@ -418,67 +436,4 @@ fn is_superseded(nodes: &[NodeRecord], stream: &StreamId) -> bool {
             && node.stream.incarnation != stream.incarnation
             && Some(place(node)) > ours
     })
-}
-
-/// Keeps one worker going: begins it again, after a pause, whatever it ended by. When ledger and journal disagree it is left as it
-/// stands, as by a kill, and when they agree again it begins with what the ledger has by then.
-async fn keep(
-    shared: Arc<Shared>,
-    figures: Arc<Figures>,
-    run: fn(Arc<Shared>) -> BoxFuture<'static, Result<(), LedgerError>>,
-) {
-    let mut pauses = Pauses::default();
-    let stop = &shared.reconciler.stop;
-    if !*shared
-        .registered
-        .get_or_init(|| shared.is_registered())
-        .await
-    {
-        return;
-    }
-    while !stop.is_cancelled() {
-        tokio::select! {
-            biased;
-            () = shared.trust.given() => {}
-            () = stop.cancelled() => return,
-        }
-        let began = tokio::time::Instant::now();
-        let ended = tokio::select! {
-            biased;
-            ended = AssertUnwindSafe(run(Arc::clone(&shared))).catch_unwind() => Some(ended),
-            () = shared.trust.withdrawn() => None,
-        };
-        match ended {
-            None => {
-                shared.forget(&figures);
-                if let Some(doubt) = shared.trust.doubt() {
-                    figures.note(doubt.sentence());
-                }
-                continue;
-            }
-            Some(Ok(Ok(()))) => {}
-            Some(Ok(Err(error))) => {
-                shared.reconciler.trouble.begin(&error);
-                figures.note(error.to_string());
-            }
-            Some(Err(_panic)) => {
-                tracing::error!(
-                    worker = figures.name(),
-                    "a worker failed; it is begun again"
-                );
-                figures.note("it failed by a mistake in the program: see the log".to_owned());
-            }
-        }
-        figures.state(if shared.reconciler.trouble.is_away() {
-            State::WaitingForLedger
-        } else {
-            State::Idle
-        });
-        if began.elapsed() > Duration::from_secs(60) {
-            pauses = Pauses::default();
-        }
-        if !pauses.wait(stop).await {
-            break;
-        }
-    }
 }

@@ -9,11 +9,12 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 
 use crate::config::RepairConfig;
 use crate::events::{Event, What};
-use crate::file::FileName;
+use crate::file::{Class, FileName};
 use crate::ledger::{Expected, Gap, LedgerError};
 use crate::machine;
 use crate::version::{Version, wall_clock};
 
+use super::lag::after;
 use super::reconcile::Reconciler;
 
 /// The longest pause for what is only waited for: a local change under way ends soon.
@@ -53,15 +54,44 @@ impl Expects {
     }
 }
 
+/// What there is to say of a file that is parked.
+pub(super) struct Parking<'a> {
+    pub(super) why: &'a str,
+    pub(super) parked: Parked,
+    pub(super) expects: Expects,
+    /// The version of the oldest change that is not applied; `None` where no change has told of it.
+    pub(super) since: Option<Version>,
+    /// Its class, where it is known: it decides by when the file is to be here.
+    pub(super) class: Option<&'a Class>,
+}
+
+impl Parking<'_> {
+    /// Of a file that is being worked on.
+    pub(super) fn in_progress(why: &str, expects: Expects) -> Parking<'_> {
+        Parking {
+            why,
+            parked: Parked::InProgress,
+            expects,
+            since: None,
+            class: None,
+        }
+    }
+}
+
 impl Reconciler {
     /// Parks a file. When this returns without an error, a cursor may pass the file.
     pub(super) async fn park(
         &self,
         file: &FileName,
-        why: &str,
-        parked: Parked,
-        expects: Expects,
+        parking: Parking<'_>,
     ) -> Result<(), LedgerError> {
+        let Parking {
+            why,
+            parked,
+            expects,
+            since,
+            class,
+        } = parking;
         let before = match self.ledger.gap(&self.datacenter, file).await {
             Ok(gap) => gap,
             Err(error @ LedgerError::Unavailable { .. }) => return Err(error),
@@ -69,21 +99,31 @@ impl Reconciler {
             Err(LedgerError::Corrupt { .. }) => None,
         };
         let observed = self.now();
+        let now = wall_clock();
         let attempts = before.as_ref().map_or(0, |gap| gap.attempts);
-        let attempts = if parked == Parked::InProgress {
-            attempts
-        } else {
-            attempts.saturating_add(1)
+        // A file that is changed ten times while it waits has failed no more often for that.
+        let was_its_turn = before.as_ref().is_none_or(|gap| gap.next_try <= now);
+        let attempts = match parked {
+            Parked::InProgress => attempts,
+            Parked::Failed | Parked::Later if was_its_turn => attempts.saturating_add(1),
+            Parked::Failed | Parked::Later => attempts.max(1),
         };
-        let since = before.as_ref().map_or(observed, |gap| gap.since);
+        let since = since.map_or(observed, |since| since.min(observed));
+        let since = before.as_ref().map_or(since, |gap| gap.since.min(since));
         let waited = Duration::from_micros(observed.0.saturating_sub(since.0).max(0) as u64);
         let pause = pause(&self.config, attempts, waited, parked);
+        let mut next_try = after(now, pause);
+        // Tried at the moment at which it misses its goal, so that this is told then.
+        let goal = after(since, self.lag_goal(file, class).await);
+        if goal > now {
+            next_try = next_try.min(goal);
+        }
         let gap = Gap {
             file: file.clone(),
             since,
             attempts,
             last_error: why.to_owned(),
-            next_try: Version(wall_clock().0.saturating_add(micros(pause))),
+            next_try,
             observed,
             expected: expects.beside(before.as_ref()),
         };

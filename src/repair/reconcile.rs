@@ -25,6 +25,7 @@ use crate::machine::{Rule, keeps};
 use crate::trackers::{TrackerError, Trackers};
 use crate::version::{Version, ago, wall_clock};
 
+use super::lag::Lags;
 use super::park::micros;
 use super::registry::{Reading, Registry};
 use super::status::CopyFigures;
@@ -56,7 +57,27 @@ pub(super) struct Reconciler {
     /// Files that a worker is at: no two work on one file.
     pub(super) at_work: KeyLocks,
     pub(super) trouble: Trouble,
+    pub(super) lags: Lags,
     pub(super) stop: CancellationToken,
+}
+
+/// What is asked of a file, and what was seen of it.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    /// What the ledger is known to have somewhere; an older answer is asked for again, more strongly. It becomes empty
+    /// once the ledger shows it at its ordinary strength, and from then on to everybody here.
+    pub(super) expects: Expected,
+    /// What ledger and journal knew of it when they were last read.
+    pub(super) record: Option<FileRecord>,
+}
+
+impl Asked {
+    pub(super) fn of(expects: Expected) -> Asked {
+        Asked {
+            expects,
+            record: None,
+        }
+    }
 }
 
 /// What was done. After all of them nothing more is to be done for the file, as far as was known.
@@ -207,14 +228,13 @@ fn only_claimed(record: &FileRecord, content: &Content) -> bool {
 }
 
 impl Reconciler {
-    /// Brings one file closer to what it should be here. `expects`: what the ledger is known to have
-    /// somewhere; an older answer is asked for again, more strongly. It becomes empty once the ledger shows it
-    /// at its ordinary strength, and from then on to everybody here.
+    /// Brings one file closer to what it should be here.
     pub(super) async fn reconcile(
         &self,
         file: &FileName,
-        expects: &mut Expected,
+        asked: &mut Asked,
     ) -> Result<Did, NotDone> {
+        let Asked { expects, record } = asked;
         // Before anything is looked at, and also where nothing is to be done: a client who changes the file after this
         // is newer, and one who was before is seen.
         if let Some(version) = expects.head.max(expects.class)
@@ -246,6 +266,7 @@ impl Reconciler {
             }
             self.keep_here(&view).await?;
         }
+        *record = Some(view.record.clone());
         self.step(view, None).await
     }
 

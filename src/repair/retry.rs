@@ -6,13 +6,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
+
 use crate::ledger::{Expected, LedgerError};
-use crate::version::wall_clock;
+use crate::version::{Version, wall_clock};
 
 use super::Shared;
 use super::status::State;
-use super::trouble::{Pauses, rest};
 use super::work::Crew;
+use super::worker::{Turn, Worker};
 
 /// Rows read at a time, and files in work.
 const WINDOW: usize = 200;
@@ -23,40 +25,43 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// The same, when all that is due is being worked on.
 const LOOK_AT_BUSY_EVERY: Duration = Duration::from_secs(5);
 
-pub(super) async fn run(shared: Arc<Shared>) -> Result<(), LedgerError> {
-    let reconciler = &shared.reconciler;
-    let mut crew = Crew::new(Arc::clone(reconciler), Arc::clone(&shared.retry));
-    let mut number = 0;
-    let mut pauses = Pauses::default();
-    while !reconciler.stop.is_cancelled() {
-        shared.retry.unless_paused().await;
-        crew.gather();
-        match begin_due(&shared, &mut crew, &mut number).await {
-            Ok(met) => {
-                reconciler.trouble.end();
-                pauses = Pauses::default();
-                shared.retry.state(if crew.len() == 0 {
-                    State::Idle
-                } else {
-                    State::Running
-                });
-                // Also when there was much: what is in work is due until it is done.
-                let pause = match met {
-                    Met::Busy => LOOK_AT_BUSY_EVERY,
-                    Met::Nothing | Met::Work => LOOK_EVERY,
-                };
-                rest(pause, &reconciler.stop).await;
-            }
-            Err(error) => {
-                reconciler.trouble.begin(&error);
-                shared.retry.note(error.to_string());
-                shared.retry.state(State::WaitingForLedger);
-                pauses.wait(&reconciler.stop).await;
-            }
-        }
+/// Files whose gaps are due, in work.
+struct Retry {
+    shared: Arc<Shared>,
+    crew: Crew,
+    number: u64,
+}
+
+pub(super) async fn begin(shared: Arc<Shared>) -> Result<Box<dyn Worker>, LedgerError> {
+    let crew = Crew::new(Arc::clone(&shared.reconciler), Arc::clone(&shared.retry));
+    Ok(Box::new(Retry {
+        shared,
+        crew,
+        number: 0,
+    }))
+}
+
+#[async_trait]
+impl Worker for Retry {
+    async fn turn(&mut self) -> Result<Turn, LedgerError> {
+        self.crew.gather();
+        let met = self.begin_due().await?;
+        self.shared.reconciler.trouble.end();
+        self.shared.retry.state(if self.crew.len() == 0 {
+            State::Idle
+        } else {
+            State::Running
+        });
+        // Also when there was much: what is in work is due until it is done.
+        Ok(Turn::Idle(match met {
+            Met::Busy => LOOK_AT_BUSY_EVERY,
+            Met::Nothing | Met::Work => LOOK_EVERY,
+        }))
     }
-    crew.finish().await;
-    Ok(())
+
+    async fn finish(&mut self) {
+        self.crew.finish().await;
+    }
 }
 
 /// What a look at the gaps that are due met.
@@ -67,32 +72,36 @@ enum Met {
     Work,
 }
 
-/// Begins with what is due, as far as there is room.
-async fn begin_due(shared: &Shared, crew: &mut Crew, number: &mut u64) -> Result<Met, LedgerError> {
-    let reconciler = &shared.reconciler;
-    if crew.len() >= WINDOW {
-        crew.park_slow().await?;
-        return Ok(Met::Work);
-    }
-    // Those that somebody is at may all be among the first.
-    let limit = WINDOW + reconciler.at_work.in_use();
-    let due = reconciler
-        .ledger
-        .gaps(&reconciler.datacenter, wall_clock(), limit);
-    let mut met = Met::Nothing;
-    for gap in due.await? {
+impl Retry {
+    /// Begins with what is due, as far as there is room.
+    async fn begin_due(&mut self) -> Result<Met, LedgerError> {
+        let (crew, reconciler) = (&mut self.crew, &self.shared.reconciler);
         if crew.len() >= WINDOW {
-            break;
+            crew.park_slow().await?;
+            return Ok(Met::Work);
         }
-        if crew.is_at(&gap.file) || reconciler.at_work.try_lock(&[&gap.file]).is_none() {
-            if let Met::Nothing = met {
-                met = Met::Busy;
+        // Those that somebody is at may all be among the first.
+        let limit = WINDOW + reconciler.at_work.in_use();
+        let due = reconciler
+            .ledger
+            .gaps(&reconciler.datacenter, wall_clock(), limit);
+        let mut met = Met::Nothing;
+        for gap in due.await? {
+            if crew.len() >= WINDOW {
+                break;
             }
-            continue;
+            if crew.is_at(&gap.file) || reconciler.at_work.try_lock(&[&gap.file]).is_none() {
+                if let Met::Nothing = met {
+                    met = Met::Busy;
+                }
+                continue;
+            }
+            met = Met::Work;
+            self.number += 1;
+            // One that cannot be read has no age.
+            let since = Some(gap.since).filter(|since| *since > Version(0));
+            crew.start(self.number, gap.file, Expected::default(), since);
         }
-        met = Met::Work;
-        *number += 1;
-        crew.start(*number, gap.file, Expected::default());
+        Ok(met)
     }
-    Ok(met)
 }

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use futures::future::join_all;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -29,12 +30,13 @@ use crate::ledger::{
 use crate::version::{Version, ago, wall_clock};
 
 use super::Shared;
-use super::park::{Expects, Parked, micros};
+use super::park::{Expects, Parked, Parking, micros};
 use super::purge::{self, Horizon};
 use super::reconcile::{Step, decide};
 use super::status::{Progress, ScanProgress, State};
 use super::trouble::{Pauses, rest};
 use super::work::Crew;
+use super::worker::{self, Turn, Worker};
 
 /// The cursor's name.
 const NAME: &str = "scan";
@@ -111,8 +113,8 @@ struct Place {
 }
 
 /// A scan under way, or waiting to begin.
-struct Scan<'a> {
-    shared: &'a Shared,
+struct Scan {
+    shared: Arc<Shared>,
     place: Mutex<Standing>,
 }
 
@@ -145,7 +147,7 @@ pub(super) async fn last_thorough(
     Ok(note.and_then(|note| note.thorough_began))
 }
 
-pub(super) async fn run(shared: Arc<Shared>) -> Result<(), LedgerError> {
+pub(super) async fn begin(shared: Arc<Shared>) -> Result<Box<dyn Worker>, LedgerError> {
     let reconciler = &shared.reconciler;
     let incarnation = reconciler.journal.stream().incarnation.clone();
     let cursor = reconciler
@@ -178,22 +180,38 @@ pub(super) async fn run(shared: Arc<Shared>) -> Result<(), LedgerError> {
         purged: 0,
     };
     standing.percent_then = standing.percent();
-    let scan = Scan {
-        shared: &shared,
-        place: Mutex::new(standing),
-    };
-    let mut pauses = Pauses::default();
-    while !reconciler.stop.is_cancelled() {
-        shared.scan.unless_paused().await;
-        match scan.turn().await {
-            Ok(()) => pauses = Pauses::default(),
-            Err(error) => {
-                scan.trouble(&error);
-                pauses.wait(&reconciler.stop).await;
-            }
+    let place = Mutex::new(standing);
+    Ok(Box::new(Scan { shared, place }))
+}
+
+#[async_trait]
+impl Worker for Scan {
+    /// One whole scan, or one look at whether one is due.
+    async fn turn(&mut self) -> Result<Turn, LedgerError> {
+        let shared = &self.shared;
+        let reconciler = &shared.reconciler;
+        self.report();
+        let rules = reconciler.registry.read().await?.rules.clone();
+        let begins = match self.due(&rules) {
+            Due::Nothing => false,
+            Due::Proof => self.all_answer().await,
+            Due::Scan => true,
+        };
+        if !begins {
+            shared.scan.state(State::Idle);
+            return Ok(Turn::Idle(LOOK_EVERY));
         }
+        self.begin_unless_under_way(rules);
+        let retention = reconciler.config.tombstone_retention;
+        let horizon = Horizon::look(&*reconciler.ledger, retention).await?;
+        self.place.lock().horizon = horizon;
+        join_all((0..LANES).map(|_| self.lane())).await;
+        self.end().await?;
+        Ok(Turn::Worked)
     }
-    Ok(())
+
+    /// The lanes have ended with their turn.
+    async fn finish(&mut self) {}
 }
 
 impl Standing {
@@ -233,38 +251,9 @@ impl Standing {
     }
 }
 
-impl Scan<'_> {
-    /// One whole scan, or one look at whether one is due.
-    async fn turn(&self) -> Result<(), LedgerError> {
-        let shared = self.shared;
-        let reconciler = &shared.reconciler;
-        self.report();
-        let rules = reconciler.registry.read().await?.rules.clone();
-        let begins = match self.due(&rules) {
-            Due::Nothing => false,
-            Due::Proof => self.all_answer().await,
-            Due::Scan => true,
-        };
-        if !begins {
-            shared.scan.state(State::Idle);
-            tokio::select! {
-                biased;
-                () = reconciler.stop.cancelled() => {}
-                () = shared.scan_asked.notified() => {}
-                () = tokio::time::sleep(LOOK_EVERY) => {}
-            }
-            return Ok(());
-        }
-        self.begin_unless_under_way(rules);
-        let retention = reconciler.config.tombstone_retention;
-        let horizon = Horizon::look(&*reconciler.ledger, retention).await?;
-        self.place.lock().horizon = horizon;
-        join_all((0..LANES).map(|_| self.lane())).await;
-        self.end().await
-    }
-
+impl Scan {
     fn due(&self, rules: &str) -> Due {
-        let shared = self.shared;
+        let shared = &self.shared;
         let config = &shared.reconciler.config;
         let standing = &mut *self.place.lock();
         let note = &mut standing.note;
@@ -362,7 +351,7 @@ impl Scan<'_> {
 
     /// Goes through one part after another.
     async fn lane(&self) {
-        let shared = self.shared;
+        let shared = &self.shared;
         let mut crew = Crew::new(Arc::clone(&shared.reconciler), Arc::clone(&shared.scan));
         loop {
             let taken = self.place.lock().take();
@@ -392,12 +381,13 @@ impl Scan<'_> {
     /// # Errors
     /// The ledger's; `at` is then the page to go on with.
     async fn go_through(&self, at: &mut Place, crew: &mut Crew) -> Result<(), LedgerError> {
-        let shared = self.shared;
+        let shared = &self.shared;
         let range = TokenRange::part(at.part, PARTS);
         let read = async |from: Option<String>| self.read(range, from.as_deref()).await;
         let mut page = read(at.page.clone()).await?;
         loop {
             shared.scan.unless_paused().await;
+            let began = Instant::now();
             shared.scan.state(State::Running);
             shared.reconciler.trouble.end();
             let (next, reached) = (page.next.clone(), page.reached);
@@ -415,6 +405,10 @@ impl Scan<'_> {
             at.page = next;
             at.share = reached.map_or(at.share, |token| range.share_up_to(token));
             self.pass(at, files).await;
+            let pause = shared.scan.pace.rest_after(began.elapsed());
+            if !rest(pause, &shared.reconciler.stop).await {
+                return Ok(());
+            }
             match ahead {
                 Some(following) => page = following?,
                 None => return Ok(()),
@@ -435,25 +429,26 @@ impl Scan<'_> {
                 self.shared.scan.failed(why);
                 continue;
             };
-            reconciler
-                .park(
-                    file,
-                    &why,
-                    Parked::Failed,
-                    Expects::AtLeast(Expected::default()),
-                )
-                .await?;
+            let parking = Parking {
+                why: &why,
+                parked: Parked::Failed,
+                expects: Expects::AtLeast(Expected::default()),
+                since: None,
+                class: None,
+            };
+            reconciler.park(file, parking).await?;
             self.shared.scan.failed(format!("{file}: {why}"));
         }
         for (file, record) in page.files {
             let due = registry.is_due(&reconciler.datacenter, &file.domain, record.class());
             if decide(&record, &reconciler.datacenter, due) == Step::Nothing {
+                self.shared.scan.may_go_on().await;
                 self.purge_if_old(&file, &record).await?;
                 self.shared.scan.done();
                 continue;
             }
             while crew.len() >= WINDOW {
-                if !wait(self.shared, crew).await? {
+                if !wait(&self.shared, crew).await? {
                     return Ok(false);
                 }
             }
@@ -461,7 +456,7 @@ impl Scan<'_> {
             crew.start_next(file, Expected::shown_by(&record));
         }
         while crew.first_open().is_some() {
-            if !wait(self.shared, crew).await? {
+            if !wait(&self.shared, crew).await? {
                 return Ok(false);
             }
         }
@@ -552,9 +547,7 @@ impl Scan<'_> {
     }
 
     fn trouble(&self, error: &LedgerError) {
-        self.shared.reconciler.trouble.begin(error);
-        self.shared.scan.note(error.to_string());
-        self.shared.scan.state(State::WaitingForLedger);
+        worker::trouble(&self.shared, &self.shared.scan, error);
     }
 
     fn report(&self) {

@@ -3,6 +3,7 @@
 //! Never here: what is missing where. That is the ledger's to say; a worker's figures are about the worker.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
@@ -10,6 +11,8 @@ use serde::Serialize;
 use tokio::sync::Notify;
 
 pub use super::clocks::ClockOff;
+pub use super::lag::{LagFrom, LagStatus};
+use super::pace::{Limits, Pace};
 use crate::version::{Version, wall_clock};
 
 /// All of repair, at one moment.
@@ -27,6 +30,8 @@ pub struct Status {
     pub caught_up: Option<Version>,
     /// Nodes of other datacenters whose clocks do not agree with this machine's.
     pub clocks: Vec<ClockOff>,
+    /// How late the changes of other datacenters are done here.
+    pub lag: LagStatus,
 }
 
 /// One worker, at one moment.
@@ -36,6 +41,12 @@ pub struct WorkerStatus {
     pub name: &'static str,
     /// What it is doing.
     pub state: State,
+    /// Whether an operator has paused it, or repair is not enabled.
+    pub paused: bool,
+    /// Files that it may see to in a second. Absent: as many as it can.
+    pub files_per_second: Option<NonZeroU32>,
+    /// Seconds that it rests after each second of work.
+    pub rest: f64,
     /// Files that it has seen to since the start, whether or not there was anything to do.
     pub done: u64,
     /// Attempts that failed since the start.
@@ -131,6 +142,8 @@ pub struct StreamProgress {
     pub in_flight: u64,
     /// The first number that is missing from the stream, if one is.
     pub hole: Option<u64>,
+    /// The version of the oldest change that is neither done nor parked: of those in work, else of the last one that could be read.
+    pub oldest_pending: Option<Version>,
     /// When its node last spoke.
     pub heartbeat: Version,
     /// Nothing of its node that is older than this is still on its way.
@@ -197,11 +210,19 @@ pub(super) struct Figures {
     brought: AtomicU64,
     last_error: Mutex<Option<LastError>>,
     pub(super) progress: Mutex<Progress>,
+    pub(super) pace: Pace,
+    /// The pace that the configuration says.
+    configured: Option<NonZeroU32>,
+    /// Whether it goes over all files, again and again; else it goes by what happens.
+    over_all: bool,
     paused: AtomicBool,
     resumed: Notify,
+    /// Somebody wants it to look now whether there is work.
+    pub(super) asked: Notify,
 }
 
 impl Figures {
+    /// Of a worker that goes by what happens.
     pub(super) fn new(name: &'static str) -> Figures {
         Figures {
             name,
@@ -211,9 +232,35 @@ impl Figures {
             brought: AtomicU64::new(0),
             last_error: Mutex::default(),
             progress: Mutex::default(),
+            pace: Pace::default(),
+            configured: None,
+            over_all: false,
             paused: AtomicBool::new(false),
             resumed: Notify::new(),
+            asked: Notify::new(),
         }
+    }
+
+    /// Of a worker that goes over all files, at most so many in a second unless an operator sets another rate.
+    pub(super) fn over_all(name: &'static str, configured: Option<NonZeroU32>) -> Figures {
+        let figures = Figures {
+            configured,
+            over_all: true,
+            ..Figures::new(name)
+        };
+        figures.pace.set(Limits {
+            rate: configured,
+            rest: 0.0,
+        });
+        figures
+    }
+
+    pub(super) fn configured_rate(&self) -> Option<NonZeroU32> {
+        self.configured
+    }
+
+    pub(super) fn goes_over_all(&self) -> bool {
+        self.over_all
     }
 
     pub(super) fn name(&self) -> &'static str {
@@ -222,6 +269,7 @@ impl Figures {
 
     pub(super) fn read(&self) -> WorkerStatus {
         let paused = self.paused.load(Ordering::Acquire);
+        let Limits { rate, rest } = self.pace.limits();
         WorkerStatus {
             name: self.name,
             state: if paused {
@@ -229,6 +277,9 @@ impl Figures {
             } else {
                 *self.state.lock()
             },
+            paused,
+            files_per_second: rate,
+            rest,
             done: self.done.load(Ordering::Relaxed),
             failed: self.failed.load(Ordering::Relaxed),
             last_error: self.last_error.lock().clone(),
@@ -282,6 +333,12 @@ impl Figures {
             }
             resumed.await;
         }
+    }
+
+    /// Waits until one more file may be seen to: not while the worker is paused, and at its rate.
+    pub(super) async fn may_go_on(&self) {
+        self.unless_paused().await;
+        self.pace.turn().await;
     }
 }
 

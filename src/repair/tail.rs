@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -22,11 +23,16 @@ use crate::version::{Version, wall_clock};
 
 use super::Shared;
 use super::status::{Progress, State, StreamProgress};
-use super::trouble::Pauses;
 use super::work::Crew;
+use super::worker::{Turn, Worker, turns};
 
 /// Entries of one stream that are in work at a time.
 const WINDOW: usize = 1_000;
+
+/// Room for so many entries is used at once. Less waits for more, but not for long: a read is a page of one partition, whether it
+/// brings one entry or hundreds.
+const MUCH_ROOM: usize = WINDOW / 4;
+const A_MOMENT: Duration = Duration::from_millis(100);
 
 /// How far beyond its cursor a stream is read: numbers that are kept in memory because of a hole.
 const REACH: u64 = 20_000;
@@ -41,74 +47,82 @@ const SAVE_EVERY: Duration = Duration::from_secs(1);
 /// longer than any copy of the ledger needs to come back with what the others have, if it comes back at all.
 const LOST: Duration = Duration::from_secs(60);
 
-/// All streams of other datacenters.
-pub(super) async fn run(shared: Arc<Shared>) -> Result<(), LedgerError> {
-    let reconciler = &shared.reconciler;
-    let mut streams = JoinSet::new();
-    let mut followed: BTreeSet<StreamId> = BTreeSet::new();
-    let mut left: BTreeSet<StreamId> = BTreeSet::new();
-    while !reconciler.stop.is_cancelled() {
-        match reconciler.ledger.nodes().await {
-            Ok(mut nodes) => {
-                reconciler.trouble.end();
-                nodes.retain(|node| node.stream.datacenter != reconciler.datacenter);
-                for node in &nodes {
-                    if followed.insert(node.stream.clone()) {
-                        let following = follow(Arc::clone(&shared), node.stream.clone());
-                        machine::spawn_in(&mut streams, following);
-                    }
-                }
-                let read = wall_clock();
-                // The clock of a stream that was left has no say any more.
-                let mut current = nodes.clone();
-                current.retain(|node| !super::is_superseded(&nodes, &node.stream));
-                shared.clocks.look(&current, read);
-                for node in nodes.iter().filter(|node| node.is_unread()) {
-                    shared.tail.note(format!(
-                        "what {} says of itself cannot be read; nobody is in sync while that stands in the ledger",
-                        node.stream
-                    ));
-                }
-                let superseded = nodes
-                    .iter()
-                    .filter(|node| super::is_superseded(&nodes, &node.stream));
-                let newly: Vec<StreamId> = superseded
-                    .map(|node| node.stream.clone())
-                    .filter(|stream| !left.contains(stream))
-                    .collect();
-                let mut all_noted = Ok(());
-                for stream in newly {
-                    all_noted = note_left(&shared, &stream).await;
-                    if all_noted.is_err() {
-                        break;
-                    }
-                    left.insert(stream);
-                }
-                match all_noted {
-                    // Not before: from here on it is not waited for what those that were left say.
-                    Ok(()) => *shared.nodes.lock() = Some((read, nodes)),
-                    Err(error) => reconciler.trouble.begin(&error),
-                }
-            }
-            Err(error) => {
-                reconciler.trouble.begin(&error);
-                shared.tail.note(error.to_string());
+/// All streams of other datacenters, each with a reader of its own.
+struct Tail {
+    shared: Arc<Shared>,
+    readers: JoinSet<()>,
+    followed: BTreeSet<StreamId>,
+    left: BTreeSet<StreamId>,
+}
+
+pub(super) async fn begin(shared: Arc<Shared>) -> Result<Box<dyn Worker>, LedgerError> {
+    Ok(Box::new(Tail {
+        shared,
+        readers: JoinSet::new(),
+        followed: BTreeSet::new(),
+        left: BTreeSet::new(),
+    }))
+}
+
+#[async_trait]
+impl Worker for Tail {
+    /// Looks who there is to be read.
+    async fn turn(&mut self) -> Result<Turn, LedgerError> {
+        // A reader ends by itself only when repair stops. After a panic all begin again, from their cursors.
+        while let Some(ended) = self.readers.try_join_next() {
+            if let Err(panic) = ended {
+                std::panic::resume_unwind(panic.into_panic());
             }
         }
-        tokio::select! {
-            biased;
-            () = reconciler.stop.cancelled() => {}
-            () = tokio::time::sleep(LOOK_EVERY) => {}
-            Some(ended) = streams.join_next() => {
-                // A reader ends by itself only when repair stops. After a panic all begin again, from their cursors.
-                if let Err(panic) = ended {
-                    std::panic::resume_unwind(panic.into_panic());
-                }
-            }
-        }
+        self.look().await?;
+        Ok(Turn::Idle(LOOK_EVERY))
     }
-    while streams.join_next().await.is_some() {}
-    Ok(())
+
+    async fn finish(&mut self) {
+        while self.readers.join_next().await.is_some() {}
+    }
+}
+
+impl Tail {
+    async fn look(&mut self) -> Result<(), LedgerError> {
+        let shared = &self.shared;
+        let reconciler = &shared.reconciler;
+        let mut nodes = reconciler.ledger.nodes().await?;
+        reconciler.trouble.end();
+        nodes.retain(|node| node.stream.datacenter != reconciler.datacenter);
+        for node in &nodes {
+            if self.followed.insert(node.stream.clone()) {
+                let reader = Follower::new(Arc::clone(shared), node.stream.clone());
+                let (shared, figures) = (Arc::clone(shared), Arc::clone(&shared.tail));
+                machine::spawn_in(&mut self.readers, async move {
+                    turns(Box::new(reader), &shared, &figures).await;
+                });
+            }
+        }
+        let read = wall_clock();
+        // The clock of a stream that was left has no say any more.
+        let mut current = nodes.clone();
+        current.retain(|node| !super::is_superseded(&nodes, &node.stream));
+        shared.clocks.look(&current, read);
+        for node in nodes.iter().filter(|node| node.is_unread()) {
+            shared.tail.note(format!(
+                "what {} says of itself cannot be read; nobody is in sync while that stands in the ledger",
+                node.stream
+            ));
+        }
+        let superseded = nodes
+            .iter()
+            .filter(|node| super::is_superseded(&nodes, &node.stream));
+        for node in superseded {
+            if !self.left.contains(&node.stream) {
+                note_left(shared, &node.stream).await?;
+                self.left.insert(node.stream.clone());
+            }
+        }
+        // Not before: from here on it is not waited for what those that were left say.
+        *shared.nodes.lock() = Some((read, nodes));
+        Ok(())
+    }
 }
 
 /// Asks for a scan that begins after this stream was first seen to be left.
@@ -149,11 +163,15 @@ struct Reader {
     /// The highest number that was met.
     met: u64,
     holes: BTreeSet<u64>,
+    /// The newest version that was met.
+    newest: Option<Version>,
     /// Nothing beyond `met` could be taken when it was last read for.
     dry: bool,
     /// The cursor as the ledger has it.
     saved: u64,
     saved_at: Instant,
+    /// When it was last read for what lies beyond `met`.
+    read_at: Instant,
     /// When what is missing is next read again.
     look_at: Instant,
     missing: Option<Missing>,
@@ -178,9 +196,11 @@ impl Reader {
             stream: stream.clone(),
             met: saved,
             holes: BTreeSet::new(),
+            newest: None,
             dry: false,
             saved,
             saved_at: now,
+            read_at: now - A_MOMENT,
             look_at: now + LOOK_EVERY,
             missing: None,
         }
@@ -193,6 +213,12 @@ impl Reader {
             .flatten()
             .min();
         open.map_or(self.met, |open| open - 1)
+    }
+
+    /// How many more entries may be in work.
+    fn room(&self, crew: &Crew) -> usize {
+        let reach = (self.cursor(crew) + REACH).saturating_sub(self.met) as usize;
+        WINDOW.saturating_sub(crew.len()).min(reach)
     }
 
     /// Begins with entries that were read, as far as they are new and within reach. How many.
@@ -213,11 +239,14 @@ impl Reader {
                 break;
             }
             taken += 1;
+            self.newest = self.newest.max(Some(entry.version));
             if let Some(file) = &entry.file {
+                let since = Some(entry.version);
                 crew.start(
                     entry.number,
                     file.clone(),
                     Expected::by(&self.stream, entry),
+                    since,
                 );
             }
         }
@@ -243,47 +272,81 @@ impl Reader {
 }
 
 /// Follows one stream until repair stops.
-async fn follow(shared: Arc<Shared>, stream: StreamId) {
-    let reconciler = &shared.reconciler;
-    let name = stream.to_string();
-    let mut reader = None;
-    let mut crew = Crew::new(Arc::clone(reconciler), Arc::clone(&shared.tail));
-    let mut pauses = Pauses::default();
-    while !reconciler.stop.is_cancelled() {
-        shared.tail.unless_paused().await;
-        crew.gather();
-        let news = reconciler.ledger.news();
-        let read = match round(&shared, &stream, &mut reader, &mut crew).await {
-            Ok(read) => read,
-            Err(error) => {
-                // What is in work goes on; only reading waits.
-                reconciler.trouble.begin(&error);
-                shared.tail.note(format!("{name}: {error}"));
-                shared.tail.state(State::WaitingForLedger);
-                if !pauses.wait(&reconciler.stop).await {
-                    break;
-                }
-                continue;
-            }
-        };
-        pauses = Pauses::default();
-        if let Some(reader) = &reader {
-            report(&shared, &stream, reader, &crew);
-        }
-        if read == 0 {
-            tokio::select! {
-                biased;
-                () = reconciler.stop.cancelled() => {}
-                () = reconciler.ledger.wait_for_news_since(news, LOOK_EVERY) => {}
-                () = crew.wait_for_one() => {}
-            }
+struct Follower {
+    shared: Arc<Shared>,
+    stream: StreamId,
+    /// `None` until its cursor was read.
+    reader: Option<Reader>,
+    crew: Crew,
+}
+
+impl Follower {
+    fn new(shared: Arc<Shared>, stream: StreamId) -> Follower {
+        let crew = Crew::new(Arc::clone(&shared.reconciler), Arc::clone(&shared.tail));
+        Follower {
+            shared,
+            stream,
+            reader: None,
+            crew,
         }
     }
-    crew.finish().await;
-    if let Some(reader) = &mut reader
-        && let Err(error) = save(&shared, &name, reader, &crew).await
-    {
-        tracing::debug!("save the cursor of {name}: {error}");
+}
+
+#[async_trait]
+impl Worker for Follower {
+    /// Reads what there is, or waits until there is something.
+    async fn turn(&mut self) -> Result<Turn, LedgerError> {
+        let Follower {
+            shared,
+            stream,
+            reader,
+            crew,
+        } = self;
+        let ledger = &shared.reconciler.ledger;
+        let reader = match reader {
+            Some(reader) => reader,
+            None => {
+                let name = stream.to_string();
+                let cursor = ledger.cursor(&shared.reconciler.datacenter, &name).await?;
+                reader.insert(Reader::at(stream, cursor.map_or(0, |cursor| cursor.number)))
+            }
+        };
+        crew.gather();
+        let news = ledger.news();
+        let read = round(shared, stream, reader, crew).await?;
+        report(shared, stream, reader, crew);
+        if read > 0 {
+            return Ok(Turn::Worked);
+        }
+        // What ends meanwhile is no reason to read again, unless there was no room.
+        let limit = if reader.dry { LOOK_EVERY } else { A_MOMENT };
+        let news = ledger.wait_for_news_since(news, limit);
+        tokio::pin!(news);
+        loop {
+            tokio::select! {
+                biased;
+                () = shared.reconciler.stop.cancelled() => break,
+                () = &mut news => break,
+                () = crew.wait_for_one() => {
+                    crew.gather();
+                    save_if_due(shared, stream, reader, crew).await?;
+                    report(shared, stream, reader, crew);
+                    if !reader.dry && reader.room(crew) >= MUCH_ROOM {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(Turn::Worked)
+    }
+
+    async fn finish(&mut self) {
+        self.crew.finish().await;
+        if let Some(reader) = &mut self.reader
+            && let Err(error) = save(&self.shared, &self.stream, reader, &self.crew).await
+        {
+            tracing::debug!("save the cursor of {}: {error}", self.stream);
+        }
     }
 }
 
@@ -291,18 +354,10 @@ async fn follow(shared: Arc<Shared>, stream: StreamId) {
 async fn round(
     shared: &Shared,
     stream: &StreamId,
-    reader: &mut Option<Reader>,
+    reader: &mut Reader,
     crew: &mut Crew,
 ) -> Result<usize, LedgerError> {
     let ledger = &shared.reconciler.ledger;
-    let name = stream.to_string();
-    let reader = match reader {
-        Some(reader) => reader,
-        None => {
-            let cursor = ledger.cursor(&shared.reconciler.datacenter, &name).await?;
-            reader.insert(Reader::at(stream, cursor.map_or(0, |cursor| cursor.number)))
-        }
-    };
     if Instant::now() >= reader.look_at {
         reader.look_at = Instant::now() + LOOK_EVERY;
         look_for_missing(shared, stream, reader, crew).await?;
@@ -310,22 +365,17 @@ async fn round(
     if crew.len() >= WINDOW {
         crew.park_slow().await?;
     }
-    let room = WINDOW
-        .saturating_sub(crew.len())
-        .min((reader.cursor(crew) + REACH).saturating_sub(reader.met) as usize);
+    let room = reader.room(crew);
     let mut read = 0;
-    if room > 0 {
+    if room >= MUCH_ROOM || (room > 0 && reader.read_at.elapsed() >= A_MOMENT) {
         let entries = ledger
             .changes(stream, reader.met, room, Strength::Local)
             .await?;
         read = reader.take(&entries, crew);
         reader.dry = read == 0;
+        reader.read_at = Instant::now();
     }
-    if reader.cursor(crew) != reader.saved
-        && (reader.saved_at.elapsed() >= SAVE_EVERY || crew.len() == 0)
-    {
-        save(shared, &name, reader, crew).await?;
-    }
+    save_if_due(shared, stream, reader, crew).await?;
     shared.reconciler.trouble.end();
     Ok(read)
 }
@@ -427,9 +477,21 @@ fn lost_after() -> Duration {
     LOST
 }
 
+async fn save_if_due(
+    shared: &Shared,
+    stream: &StreamId,
+    reader: &mut Reader,
+    crew: &Crew,
+) -> Result<(), LedgerError> {
+    if reader.saved_at.elapsed() >= SAVE_EVERY || crew.len() == 0 {
+        save(shared, stream, reader, crew).await?;
+    }
+    Ok(())
+}
+
 async fn save(
     shared: &Shared,
-    name: &str,
+    stream: &StreamId,
     reader: &mut Reader,
     crew: &Crew,
 ) -> Result<(), LedgerError> {
@@ -439,7 +501,7 @@ async fn save(
     }
     let reconciler = &shared.reconciler;
     let cursor = Cursor {
-        name: name.to_owned(),
+        name: stream.to_string(),
         number,
         note: String::new(),
         updated: reconciler.now(),
@@ -467,10 +529,14 @@ fn report(shared: &Shared, stream: &StreamId, reader: &Reader, crew: &Crew) {
             .chain(node.oldest_open)
             .min()
     });
+    let behind = last_number.saturating_sub(cursor);
+    // What cannot be read yet is newer, but for a moment's.
+    let oldest_pending = crew.oldest().or(reader.newest.filter(|_| behind > 0));
     let progress = StreamProgress {
         cursor,
         last_number,
-        behind: last_number.saturating_sub(cursor),
+        behind,
+        oldest_pending,
         in_flight: crew.len() as u64,
         hole: reader
             .holes

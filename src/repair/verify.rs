@@ -15,10 +15,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt, stream};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tokio::time::{Instant, interval};
+use tokio::time::Instant;
 
 use crate::config::VerifyBy;
 use crate::file::FileName;
@@ -28,7 +29,7 @@ use crate::version::{Version, wall_clock};
 
 use super::Shared;
 use super::inspect::{Bad, Lacks, Seen};
-use super::park::{Expects, Parked, micros};
+use super::park::{Expects, Parking, micros};
 use super::proof::said_to_be_here;
 use super::reconcile::NotDone;
 use super::scan::{PARTS, wait};
@@ -36,6 +37,7 @@ use super::share::{self, Share};
 use super::status::{Progress, State, VerifyProgress};
 use super::trouble::{Pauses, rest};
 use super::work::Crew;
+use super::worker::{Turn, Worker};
 
 /// The cursor's name.
 const NAME: &str = "verify";
@@ -107,9 +109,15 @@ impl Counts {
     }
 }
 
+/// The worker: its pass, and what it has found that is being brought again.
+struct Verify {
+    pass: Pass,
+    crew: Crew,
+}
+
 /// A pass under way, or waiting to begin.
-struct Verify<'a> {
-    shared: &'a Shared,
+struct Pass {
+    shared: Arc<Shared>,
     standing: Mutex<Standing>,
 }
 
@@ -134,7 +142,7 @@ struct Batch {
     unsure: u64,
 }
 
-pub(super) async fn run(shared: Arc<Shared>) -> Result<(), LedgerError> {
+pub(super) async fn begin(shared: Arc<Shared>) -> Result<Box<dyn Worker>, LedgerError> {
     let reconciler = &shared.reconciler;
     let cursor = reconciler
         .ledger
@@ -152,26 +160,23 @@ pub(super) async fn run(shared: Arc<Shared>) -> Result<(), LedgerError> {
         files: 0,
     };
     standing.percent_then = standing.percent();
-    let verify = Verify {
-        shared: &shared,
-        standing: Mutex::new(standing),
-    };
-    let mut crew = Crew::new(Arc::clone(reconciler), Arc::clone(&shared.verify));
-    let mut pauses = Pauses::default();
-    while !reconciler.stop.is_cancelled() {
-        shared.verify.unless_paused().await;
-        match verify.turn(&mut crew).await {
-            Ok(()) => pauses = Pauses::default(),
-            Err(error) => {
-                reconciler.trouble.begin(&error);
-                shared.verify.note(error.to_string());
-                shared.verify.state(State::WaitingForLedger);
-                pauses.wait(&reconciler.stop).await;
-            }
-        }
+    let crew = Crew::new(Arc::clone(reconciler), Arc::clone(&shared.verify));
+    let standing = Mutex::new(standing);
+    Ok(Box::new(Verify {
+        pass: Pass { shared, standing },
+        crew,
+    }))
+}
+
+#[async_trait]
+impl Worker for Verify {
+    async fn turn(&mut self) -> Result<Turn, LedgerError> {
+        self.pass.turn(&mut self.crew).await
     }
-    crew.finish().await;
-    Ok(())
+
+    async fn finish(&mut self) {
+        self.crew.finish().await;
+    }
 }
 
 impl Standing {
@@ -186,21 +191,15 @@ impl Standing {
     }
 }
 
-impl Verify<'_> {
+impl Pass {
     /// One batch, or one look at whether a pass is due.
-    async fn turn(&self, crew: &mut Crew) -> Result<(), LedgerError> {
-        let shared = self.shared;
+    async fn turn(&self, crew: &mut Crew) -> Result<Turn, LedgerError> {
+        let shared = &self.shared;
         let reconciler = &shared.reconciler;
         self.report();
         if !self.begin_if_due() {
             shared.verify.state(State::Idle);
-            tokio::select! {
-                biased;
-                () = reconciler.stop.cancelled() => {}
-                () = shared.verify_asked.notified() => {}
-                () = tokio::time::sleep(LOOK_EVERY) => {}
-            }
-            return Ok(());
+            return Ok(Turn::Idle(LOOK_EVERY));
         }
         // It may have begun just now.
         self.report();
@@ -211,7 +210,7 @@ impl Verify<'_> {
         let (files, next) = self.gather(from).await?;
         reconciler.trouble.end();
         let Some(batch) = self.look_until_sure(files).await? else {
-            return Ok(());
+            return Ok(Turn::Worked);
         };
         let (looked_at, bad) = (batch.good + batch.bad.len() as u64, batch.bad.len() as u64);
         let lately = self.standing.lock().note.lately.and(looked_at, bad);
@@ -225,9 +224,10 @@ impl Verify<'_> {
             ..Counts::default()
         };
         if !self.see_to(&batch.bad, crew, &mut counts).await? {
-            return Ok(());
+            return Ok(Turn::Worked);
         }
-        self.pass(next, counts, lately).await
+        self.pass(next, counts, lately).await?;
+        Ok(Turn::Worked)
     }
 
     /// True if a pass is under way, or begins now.
@@ -299,7 +299,7 @@ impl Verify<'_> {
     /// Looks at the files of a batch, and again a quiet time later at those that are bad, or of which nothing can be said; while the
     /// tracker is away it waits. `None` if repair is stopping.
     async fn look_until_sure(&self, files: Vec<FileName>) -> Result<Option<Batch>, LedgerError> {
-        let shared = self.shared;
+        let shared = &self.shared;
         let mut batch = Batch::default();
         // With what was bad about them the last time.
         let mut left: BTreeMap<FileName, Option<Bad>> =
@@ -362,31 +362,26 @@ impl Verify<'_> {
         &self,
         files: Vec<FileName>,
     ) -> Result<Option<Vec<(FileName, Seen)>>, LedgerError> {
-        let reconciler = &self.shared.reconciler;
-        let rate = reconciler.config.verify_rate.max(1);
-        // Begun anew each time, so that a rest is not made up for.
-        let pace = tokio::sync::Mutex::new(interval(Duration::from_secs(1) / rate));
+        let (reconciler, figures) = (&self.shared.reconciler, &self.shared.verify);
+        let began = Instant::now();
         let looks: Vec<_> = files
             .into_iter()
-            .map(|file| self.look_at_one(file, &pace))
+            .map(|file| self.look_at_one(file))
             .collect();
         let looks = stream::iter(looks)
             .buffer_unordered(AT_ONCE)
             .try_collect::<Vec<_>>();
-        tokio::select! {
+        let seen = tokio::select! {
             biased;
-            seen = looks => seen.map(Some),
-            () = reconciler.stop.cancelled() => Ok(None),
-        }
+            seen = looks => seen?,
+            () = reconciler.stop.cancelled() => return Ok(None),
+        };
+        let pause = figures.pace.rest_after(began.elapsed());
+        Ok(rest(pause, &reconciler.stop).await.then_some(seen))
     }
 
-    async fn look_at_one(
-        &self,
-        file: FileName,
-        pace: &tokio::sync::Mutex<tokio::time::Interval>,
-    ) -> Result<(FileName, Seen), LedgerError> {
-        self.shared.verify.unless_paused().await;
-        pace.lock().await.tick().await;
+    async fn look_at_one(&self, file: FileName) -> Result<(FileName, Seen), LedgerError> {
+        self.shared.verify.may_go_on().await;
         let seen = self.shared.reconciler.inspect(&file, self.by()).await?;
         Ok((file, seen))
     }
@@ -401,8 +396,8 @@ impl Verify<'_> {
     }
 
     /// So much is bad that it is not believed: stops here, says so, and rests before it looks at the same batch again.
-    async fn ask(&self, lately: Share) -> Result<(), LedgerError> {
-        let shared = self.shared;
+    async fn ask(&self, lately: Share) -> Result<Turn, LedgerError> {
+        let shared = &self.shared;
         let most = shared.reconciler.config.verify_most_missing;
         let asks = format!(
             "{lately} are missing or damaged here, more than repair.verify_most_missing = \"{most}%\": is the tracker on its own database, \
@@ -420,8 +415,7 @@ impl Verify<'_> {
         shared.verify.note(asks);
         self.report();
         self.save().await?;
-        rest(shared.quiet_time, &shared.reconciler.stop).await;
-        Ok(())
+        Ok(Turn::Idle(shared.quiet_time))
     }
 
     /// The batch is believed.
@@ -449,7 +443,7 @@ impl Verify<'_> {
             let expects = Expects::AtLeast(Expected::default());
             let why = found.to_string();
             reconciler
-                .park(file, &why, Parked::InProgress, expects)
+                .park(file, Parking::in_progress(&why, expects))
                 .await?;
             match reconciler.declare(file, found).await {
                 Ok(true) => {
@@ -469,14 +463,14 @@ impl Verify<'_> {
                 }
             }
             while crew.len() >= WINDOW {
-                if !wait(self.shared, crew).await? {
+                if !wait(&self.shared, crew).await? {
                     return Ok(false);
                 }
             }
             crew.start_next(file.clone(), Expected::default());
         }
         while crew.first_open().is_some() {
-            if !wait(self.shared, crew).await? {
+            if !wait(&self.shared, crew).await? {
                 return Ok(false);
             }
         }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -15,11 +15,13 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::file::FileName;
-use crate::ledger::{Expected, LedgerError};
+use crate::ledger::{Expected, FileRecord, LedgerError};
 use crate::machine;
+use crate::version::Version;
 
-use super::park::{Expects, Parked};
-use super::reconcile::{Did, NotDone, Reconciler};
+use super::lag::Lagging;
+use super::park::{Expects, Parked, Parking};
+use super::reconcile::{Asked, Did, NotDone, Reconciler};
 use super::status::Figures;
 use super::trouble::{Pauses, rest};
 
@@ -50,10 +52,12 @@ enum Phase {
 
 impl Reconciler {
     /// Returns when the file is as it should be or parked; false if repair is stopping before that.
+    /// `since`: the version of the change that it was found by, or since when it waits.
     async fn see_to(
         &self,
         file: &FileName,
         expects: Expected,
+        since: Option<Version>,
         figures: &Figures,
         phase: &Mutex<Phase>,
     ) -> bool {
@@ -64,8 +68,10 @@ impl Reconciler {
                 .lock(&[file], super::copy::WHOLE_COPY * 2)
                 .await;
             let mut pauses = Pauses::default();
+            let mut lagging = Lagging::new(since);
             loop {
-                match self.try_once(file, expects, figures, phase).await {
+                let tried = self.try_once(file, expects, &mut lagging, figures, phase);
+                match tried.await {
                     Ok(()) => {
                         self.trouble.end();
                         return true;
@@ -93,6 +99,7 @@ impl Reconciler {
         &self,
         file: &FileName,
         expects: Expected,
+        lagging: &mut Lagging,
         figures: &Figures,
         phase: &Mutex<Phase>,
     ) -> Result<(), LedgerError> {
@@ -103,10 +110,67 @@ impl Reconciler {
             Err(LedgerError::Corrupt { .. }) => (None, true),
         };
         let before = gap.as_ref().map(|gap| gap.expected).unwrap_or_default();
-        let mut expects = expects.and(before);
+        lagging.has_gap(
+            gap.as_ref().map(|gap| gap.since),
+            gap.as_ref().map(|gap| gap.observed),
+        );
+        let mut asked = Asked::of(expects.and(before));
+        let worked = tokio::select! {
+            biased;
+            worked = self.attempt(file, &mut asked) => worked?,
+            never = self.watch_goal(file, lagging) => match never {},
+        };
+        let mut phase = phase.lock().await;
+        match worked {
+            Ok(did) => {
+                if did != Did::Nothing {
+                    tracing::debug!(%file, ?did, "reconciled");
+                }
+                let waited = parked_before || *phase == Phase::InProgress;
+                if waited {
+                    self.unpark(file).await?;
+                }
+                *phase = Phase::Finished;
+                let record = asked.record.as_ref();
+                self.has_come(file, lagging, &did, record, waited).await;
+                if matches!(did, Did::Copied | Did::Moved { .. }) {
+                    figures.has_brought();
+                }
+                figures.done();
+            }
+            Err((why, parked)) => {
+                let class = asked.record.as_ref().and_then(FileRecord::class);
+                self.is_still_missing(file, lagging, class).await;
+                let parking = Parking {
+                    why: &why,
+                    parked,
+                    expects: Expects::Just(asked.expects),
+                    since: lagging.since,
+                    class,
+                };
+                self.park(file, parking).await?;
+                *phase = Phase::Finished;
+                match parked {
+                    Parked::Failed => figures.failed(format!("{file}: {why}")),
+                    Parked::Later | Parked::InProgress => figures.done(),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reconciles a file, and again while it is only not the moment. What was done, or why it is to be parked.
+    ///
+    /// # Errors
+    /// The ledger's, when it is away.
+    async fn attempt(
+        &self,
+        file: &FileName,
+        asked: &mut Asked,
+    ) -> Result<Result<Did, (String, Parked)>, LedgerError> {
         let mut grace = GRACE.iter();
-        let (why, parked) = loop {
-            let worked = AssertUnwindSafe(self.reconcile(file, &mut expects))
+        loop {
+            let worked = AssertUnwindSafe(self.reconcile(file, asked))
                 .catch_unwind()
                 .await;
             let worked = worked.unwrap_or_else(|_panic| {
@@ -114,40 +178,17 @@ impl Reconciler {
                     "repair itself failed here: see the log".into(),
                 ))
             });
-            match worked {
-                Ok(did) => {
-                    if did != Did::Nothing {
-                        tracing::debug!(%file, ?did, "reconciled");
-                    }
-                    let mut phase = phase.lock().await;
-                    if parked_before || *phase == Phase::InProgress {
-                        self.unpark(file).await?;
-                    }
-                    *phase = Phase::Finished;
-                    if matches!(did, Did::Copied | Did::Moved { .. }) {
-                        figures.has_brought();
-                    }
-                    figures.done();
-                    return Ok(());
-                }
+            return Ok(Err(match worked {
+                Ok(did) => return Ok(Ok(did)),
                 Err(NotDone::LedgerAway(error)) => return Err(error),
-                Err(NotDone::Failed(why)) => break (why, Parked::Failed),
-                Err(NotDone::Crowded(why)) => break (why, Parked::Later),
+                Err(NotDone::Failed(why)) => (why, Parked::Failed),
+                Err(NotDone::Crowded(why)) => (why, Parked::Later),
                 Err(NotDone::Later(why)) => match grace.next() {
-                    Some(pause) if rest(*pause, &self.stop).await => {}
-                    Some(_) | None => break (why, Parked::Later),
+                    Some(pause) if rest(*pause, &self.stop).await => continue,
+                    Some(_) | None => (why, Parked::Later),
                 },
-            }
-        };
-        let mut phase = phase.lock().await;
-        self.park(file, &why, parked, Expects::Just(expects))
-            .await?;
-        *phase = Phase::Finished;
-        match parked {
-            Parked::Failed => figures.failed(format!("{file}: {why}")),
-            Parked::Later | Parked::InProgress => figures.done(),
+            }));
         }
-        Ok(())
     }
 }
 
@@ -164,7 +205,9 @@ pub(super) struct Crew {
 struct Member {
     file: FileName,
     expects: Expected,
-    began: Instant,
+    since: Option<Version>,
+    /// When the work on it began; it may have to wait for that.
+    began: Arc<OnceLock<Instant>>,
     phase: Arc<Mutex<Phase>>,
     /// Parked as being in progress: a cursor may pass it.
     passed: bool,
@@ -184,23 +227,38 @@ impl Crew {
     /// Begins with a file, for a caller who keeps no numbers.
     pub(super) fn start_next(&mut self, file: FileName, expects: Expected) {
         self.last += 1;
-        self.start(self.last, file, expects);
+        self.start(self.last, file, expects, None);
     }
 
-    pub(super) fn start(&mut self, number: u64, file: FileName, expects: Expected) {
+    /// `since`: the version of the change that it was found by, or since when it waits.
+    pub(super) fn start(
+        &mut self,
+        number: u64,
+        file: FileName,
+        expects: Expected,
+        since: Option<Version>,
+    ) {
         let phase = Arc::new(Mutex::new(Phase::default()));
+        let began = Arc::new(OnceLock::new());
         let member = Member {
             file: file.clone(),
             expects,
-            began: Instant::now(),
+            since,
+            began: Arc::clone(&began),
             phase: Arc::clone(&phase),
             passed: false,
         };
         self.members.insert(number, member);
         let (reconciler, figures) = (Arc::clone(&self.reconciler), Arc::clone(&self.figures));
         machine::spawn_in(&mut self.tasks, async move {
-            let passed = reconciler.see_to(&file, expects, &figures, &phase).await;
-            (number, passed)
+            tokio::select! {
+                biased;
+                () = figures.may_go_on() => {}
+                () = reconciler.stop.cancelled() => return (number, false),
+            }
+            began.get_or_init(Instant::now);
+            let passed = reconciler.see_to(&file, expects, since, &figures, &phase);
+            (number, passed.await)
         });
     }
 
@@ -215,6 +273,12 @@ impl Crew {
             .iter()
             .find(|(_, member)| !member.passed)
             .map(|(number, _)| *number)
+    }
+
+    /// The least `since` of those that no cursor may pass.
+    pub(super) fn oldest(&self) -> Option<Version> {
+        let open = self.members.values().filter(|member| !member.passed);
+        open.filter_map(|member| member.since).min()
     }
 
     pub(super) fn is_at(&self, file: &FileName) -> bool {
@@ -253,7 +317,8 @@ impl Crew {
     /// The ledger's.
     pub(super) async fn park_slow(&mut self) -> Result<(), LedgerError> {
         for member in self.members.values_mut() {
-            if member.passed || member.began.elapsed() < SLOW {
+            let began = member.began.get();
+            if member.passed || began.is_none_or(|began| began.elapsed() < SLOW) {
                 continue;
             }
             let mut phase = member.phase.lock().await;
@@ -261,14 +326,11 @@ impl Crew {
                 // Said before it is: a row may be written though the ledger did not answer, and then has to be taken away.
                 *phase = Phase::InProgress;
                 let why = "it is being worked on and takes long";
-                self.reconciler
-                    .park(
-                        &member.file,
-                        why,
-                        Parked::InProgress,
-                        Expects::AtLeast(member.expects),
-                    )
-                    .await?;
+                let parking = Parking {
+                    since: member.since,
+                    ..Parking::in_progress(why, Expects::AtLeast(member.expects))
+                };
+                self.reconciler.park(&member.file, parking).await?;
             }
             member.passed = true;
         }

@@ -494,6 +494,11 @@ impl Ledger for Near {
         Ok(all.len() as u64)
     }
 
+    async fn oldest_gap(&self, datacenter: &Datacenter) -> Result<Option<Version>, LedgerError> {
+        let all = self.gaps(datacenter, Version(i64::MAX), usize::MAX).await?;
+        Ok(all.iter().map(|gap| gap.since).min())
+    }
+
     async fn set_node(&self, node: &NodeRecord) -> Result<(), LedgerError> {
         let write = Write::Node(node.clone());
         self.write_all(Strength::Local, true, "publish a node", write)

@@ -168,6 +168,9 @@ async fn a_scan_tells_how_fast_it_is_and_how_long_it_takes_within_80_columns() {
     let scan = |done| WorkerStatus {
         name: "scan",
         state: State::Running,
+        paused: false,
+        files_per_second: None,
+        rest: 0.0,
         done,
         failed: 0,
         last_error: None,
@@ -197,6 +200,9 @@ async fn verify_tells_what_it_has_found_and_what_it_asks_within_80_columns() {
     site.said.4.lock().0.workers = vec![WorkerStatus {
         name: "verify",
         state: State::Asking,
+        paused: false,
+        files_per_second: None,
+        rest: 0.0,
         done: 1000,
         failed: 0,
         last_error: Some(LastOfWorker {

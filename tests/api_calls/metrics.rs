@@ -11,7 +11,8 @@ use phylactery::journal::{Debts, Depth, Refused};
 use phylactery::ledger::{Expected, Gap};
 use phylactery::proxy::{Stats, TrackerStats};
 use phylactery::repair::status::{
-    Progress, ScanProgress, State, Status, StreamProgress, VerifyProgress, WorkerStatus,
+    LagFrom, LagStatus, Progress, ScanProgress, State, Status, StreamProgress, VerifyProgress,
+    WorkerStatus,
 };
 use phylactery::trust::{Doubt, Why};
 use phylactery::version::{Version, wall_clock};
@@ -52,13 +53,21 @@ fn read(text: &str) -> Scrape {
         let kind = lines.next().unwrap();
         match kind.strip_prefix(&format!("# TYPE {name} ")) {
             Some("counter") => assert!(name.ends_with("_total"), "{name}"),
-            Some("gauge") => assert!(!name.ends_with("_total"), "{name}"),
+            Some("gauge" | "histogram") => assert!(!name.ends_with("_total"), "{name}"),
             _ => panic!("no TYPE of {name}: {kind}"),
         }
         let before = scrape.len();
         while let Some(sample) = lines.next_if(|line| !line.starts_with('#')) {
             let (series, value) = sample.rsplit_once(' ').unwrap();
-            assert_eq!(check_labels(series), name, "{sample}");
+            let of = check_labels(series);
+            let of = match kind.ends_with("histogram") {
+                true => ["_bucket", "_sum", "_count"]
+                    .iter()
+                    .find_map(|part| of.strip_suffix(part))
+                    .unwrap_or_else(|| panic!("{sample}")),
+                false => of,
+            };
+            assert_eq!(of, name, "{sample}");
             let value: f64 = value.parse().unwrap_or_else(|_| panic!("{sample}"));
             assert!(value.is_finite(), "{sample}");
             let series = series.strip_prefix("phylactery_").unwrap().to_owned();
@@ -130,6 +139,9 @@ fn worker(name: &'static str, state: State, progress: Progress) -> WorkerStatus 
     WorkerStatus {
         name,
         state,
+        paused: false,
+        files_per_second: None,
+        rest: 0.0,
         done: 70,
         failed: 7,
         last_error: None,
@@ -178,6 +190,7 @@ async fn busy() -> Site {
         behind: 12,
         in_flight: 1,
         hole: Some(6),
+        oldest_pending: None,
         heartbeat: Version(1_800_000_003 * SECOND),
         complete_until: Version(0),
     };
@@ -205,6 +218,15 @@ async fn busy() -> Site {
         stopped: at(1_800_000_006),
         asks: Some("whether it is so".to_owned()),
     };
+    let mut lag = LagFrom {
+        changes: 9,
+        sum: Duration::from_secs(100_000),
+        ..LagFrom::default()
+    };
+    // In a tenth of a second, in fifteen minutes, in more than a day.
+    for (step, changes) in [(0, 6), (11, 2), (16, 1)] {
+        lag.steps[step] = changes;
+    }
     let unheard_of = StreamProgress::default();
     let streams = [("tx01/node1/5f0c", stream), ("or01/node1/77aa", unheard_of)];
     let streams = streams.map(|(name, progress)| (name.to_owned(), progress));
@@ -221,6 +243,12 @@ async fn busy() -> Site {
             bytes_copied: 5_000_000_000_000_001,
             caught_up: None,
             clocks: Default::default(),
+            lag: LagStatus {
+                from: [("tx01".to_owned(), lag)].into(),
+                missed: 31,
+                came_late: 30,
+                oldest_pending: ago(70),
+            },
         },
         Stats {
             connections: 10,
@@ -252,6 +280,7 @@ async fn a_scrape_tells_all_that_the_parts_say_and_nothing_else() {
         ("journal_oldest_undelivered_age_seconds", 500.0),
         ("journal_oldest_open_intent_age_seconds", 100.0),
         ("debts_oldest_age_seconds", 900.0),
+        ("oldest_not_applied_age_seconds", 70.0),
     ] {
         let told = scrape.remove(age).unwrap();
         assert!((seconds..seconds + 60.0).contains(&told), "{age} {told}");
@@ -286,7 +315,27 @@ async fn a_scrape_tells_all_that_the_parts_say_and_nothing_else() {
             );
         }
     }
+    let mut lag = |part: &str, le: Option<&str>| {
+        let le = le.map_or(String::new(), |le| format!(",le=\"{le}\""));
+        let series = format!("repair_lag_seconds_{part}{{from=\"tx01\",to=\"ma01\"{le}}}");
+        scrape
+            .remove(&series)
+            .unwrap_or_else(|| panic!("no {series} in {scrape:#?}"))
+    };
+    assert_eq!((lag("count", None), lag("sum", None)), (9.0, 100_000.0));
+    let ends = [
+        "0.1", "0.25", "0.5", "1", "2.5", "5", "10", "30", "60", "120", "300",
+    ];
+    for end in ends {
+        assert_eq!(lag("bucket", Some(end)), 6.0, "{end}");
+    }
+    for end in ["900", "1800", "3600", "14400", "86400"] {
+        assert_eq!(lag("bucket", Some(end)), 8.0, "{end}");
+    }
+    assert_eq!(lag("bucket", Some("+Inf")), 9.0);
     let expected = [
+        ("repair_missed_goal_files_total", 31.0),
+        ("repair_came_late_files_total", 30.0),
         ("node_info{datacenter=\"ma01\",node=\"node1\"}", 1.0),
         ("proof_in_sync", 1.0),
         ("proof_as_of_timestamp_seconds", 1_800_000_000.0),
@@ -364,6 +413,7 @@ async fn what_is_not_known_yet_is_absent() {
         "debts_failing_since_timestamp_seconds",
         "ledger_nodes",
         "ledger_unreachable_nodes",
+        "repair_lag",
         "repair_scan",
         "repair_stream",
         "repair_verify",
@@ -381,6 +431,7 @@ async fn what_is_not_known_yet_is_absent() {
         ("journal_oldest_undelivered_age_seconds", 0.0),
         ("debts_oldest_age_seconds", 0.0),
         ("gaps_files", 0.0),
+        ("oldest_not_applied_age_seconds", 0.0),
     ] {
         assert_eq!(scrape[none], value, "{none}");
     }
@@ -439,6 +490,8 @@ async fn gaps_and_doubt_are_told_and_a_gap_forbids_in_sync() {
     }));
     let scrape = scrape(&site).await;
     assert_eq!(scrape["gaps_files"], 1.0);
+    // Older than all that the streams have.
+    assert!(scrape["oldest_not_applied_age_seconds"] > 1_000_000.0);
     assert_eq!(scrape["proof_in_sync"], 0.0);
     assert_eq!(scrape["trust_in_doubt"], 1.0);
     assert!(

@@ -44,6 +44,7 @@ async fn a_placement_is_set_shown_and_taken_back() {
         json!({
             "placements": [],
             "default": ["ma01", "tx01"],
+            "default_lag_goal_seconds": 900,
             "datacenters": { "ma01": "active", "tx01": "active" },
         })
     );
@@ -54,8 +55,7 @@ async fn a_placement_is_set_shown_and_taken_back() {
     assert_eq!(status, 200, "{answer}");
     let row = site.row(b"photos", None).await.unwrap();
     let since = phylactery_time(row.updated);
-    let placement =
-        json!({ "domain": "photos", "class": null, "datacenters": ["ma01"], "since": since });
+    let placement = json!({ "domain": "photos", "class": null, "datacenters": ["ma01"], "lag_goal_seconds": 900, "since": since });
     assert_eq!(
         answer,
         json!({
@@ -65,6 +65,8 @@ async fn a_placement_is_set_shown_and_taken_back() {
             "before": ["ma01", "tx01"],
             "added": [],
             "dropped": ["tx01"],
+            "lag_goal_seconds": 900,
+            "lag_goal_seconds_before": 900,
             "placement": placement,
             "changed": true,
             "heard_by_all": true,
@@ -143,6 +145,36 @@ fn phylactery_time(version: Version) -> String {
 }
 
 #[tokio::test]
+async fn a_lag_goal_stays_until_another_is_set_or_the_placement_is_taken_back() {
+    let site = site().await;
+    let set = async |body: Value| {
+        let (status, answer) = site.put("/v1/placements/photos", body).await;
+        assert_eq!(status, 200, "{answer}");
+        answer
+    };
+    let answer = set(json!({ "datacenters": ["ma01"], "lag_goal_seconds": 300 })).await;
+    assert_eq!(answer["placement"]["lag_goal_seconds"], 300);
+    assert_eq!(answer["lag_goal_seconds_before"], 900);
+    let means = answer["means"].to_string();
+    assert!(
+        means.contains("within 300 s, before it was 900 s"),
+        "{means}"
+    );
+    let answer = set(json!({ "datacenters": ["ma01", "tx01"] })).await;
+    assert_eq!(answer["lag_goal_seconds"], 300, "it was not said otherwise");
+    let row = site.row(b"photos", None).await.unwrap();
+    assert_eq!(row.lag_goal_seconds, Some(300));
+    let answer = set(json!({ "datacenters": ["ma01", "tx01"], "lag_goal_seconds": 300 })).await;
+    assert_eq!(answer["changed"], false);
+    let answer = set(json!({ "datacenters": ["ma01", "tx01"], "lag_goal_seconds": 60 })).await;
+    assert_eq!(answer["changed"], true);
+    let (_, answer) = site.delete("/v1/placements/photos").await;
+    assert_eq!(answer["lag_goal_seconds"], 900);
+    let answer = set(json!({ "datacenters": ["ma01"] })).await;
+    assert_eq!(answer["lag_goal_seconds"], 900, "taken back with its goal");
+}
+
+#[tokio::test]
 async fn what_was_so_already_is_no_other_row() {
     let site = site().await;
     let body = json!({ "datacenters": ["ma01"] });
@@ -172,6 +204,10 @@ async fn what_makes_no_sense_is_refused_and_nothing_is_written() {
             "the body is not the JSON that belongs here",
         ),
         (json!({}), "missing field `datacenters`"),
+        (
+            json!({ "datacenters": ["ma01"], "lag_goal_seconds": 0 }),
+            "lag_goal_seconds: write a whole number of seconds, at least 1",
+        ),
         (
             json!({ "datacenters": ["ma01"], "class": "raw" }),
             "unknown field `class`",
@@ -229,6 +265,7 @@ async fn a_row_of_a_clock_ahead_is_passed_and_the_clock_is_not() {
         domain: Domain::from_bytes(b"photos"),
         class: None,
         datacenters: [dc("tx01")].into(),
+        lag_goal_seconds: None,
         updated: far,
     };
     let setting = site.ledger.set_placement(&row, Strength::Local);
@@ -301,7 +338,10 @@ async fn an_operator_sets_shows_and_removes_them() {
     let site = site().await;
     register(&*site.ledger, "or01", false, &site.clock).await;
     let text = told(&site, &[b"placement", b"show"]).await;
-    assert_eq!(text, "  (default)   ma01, tx01  all active datacenters\n");
+    assert_eq!(
+        text,
+        "  (default)   ma01, tx01  all active datacenters, lag goal 15m\n"
+    );
     let text = told(&site, &[b"placement", b"set", b"photos", b"ma01,or01"]).await;
     assert_eq!(
         text,
@@ -325,7 +365,22 @@ async fn an_operator_sets_shows_and_removes_them() {
         "{text}"
     );
     let text = told(&site, &[b"placement", b"show", b"cats"]).await;
-    assert_eq!(text, "  cats        ma01, tx01  all active datacenters\n");
+    assert_eq!(
+        text,
+        "  cats        ma01, tx01  all active datacenters, lag goal 15m\n"
+    );
+    let set: &[&[u8]] = &[
+        b"placement",
+        b"set",
+        b"photos",
+        b"ma01,or01",
+        b"--lag-goal",
+        b"5m",
+    ];
+    let text = told(&site, set).await;
+    assert!(text.contains("within 300 s, before it was 900 s"), "{text}");
+    let text = told(&site, &[b"placement", b"show", b"photos"]).await;
+    assert!(text.ends_with(", lag goal 5m\n"), "{text}");
     let text = told(&site, &[b"placement", b"show", b"photos"]).await;
     assert!(
         text.starts_with("  photos      ma01, or01 (inactive)  since 20"),

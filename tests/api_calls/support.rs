@@ -18,7 +18,8 @@ use phylactery::ledger::embedded::EmbeddedLedger;
 use phylactery::ledger::{DatacenterRecord, FileRecord, FileWrite, Ledger, Strength};
 use phylactery::proxy::Stats;
 use phylactery::repair::explain::Explanation;
-use phylactery::repair::status::Status;
+use phylactery::repair::settings::{Change, NotChanged};
+use phylactery::repair::status::{Status, WorkerStatus};
 use phylactery::trust::{Doubt, NotAccepted};
 use phylactery::version::{Clock, Version};
 use serde_json::Value;
@@ -65,6 +66,12 @@ impl Vitals for Said {
     async fn explain(&self, _: &FileName) -> Explanation {
         let said = self.5.lock().clone();
         said.expect("a test says so")
+    }
+    async fn change_worker(&self, _: &str, _: Change) -> Result<WorkerStatus, NotChanged> {
+        unreachable!("tests of the workers have real ones")
+    }
+    fn begin_worker(&self, _: &str) -> Result<(), NotChanged> {
+        unreachable!("tests of the workers have real ones")
     }
     async fn accept(&self, doubt: &str) -> Result<Option<Arc<Doubt>>, NotAccepted> {
         let mut stands = self.2.lock();

@@ -71,6 +71,9 @@ impl Ledger for Unavailable {
     async fn count_gaps(&self, _: &Datacenter) -> Result<u64, LedgerError> {
         no()
     }
+    async fn oldest_gap(&self, _: &Datacenter) -> Result<Option<Version>, LedgerError> {
+        no()
+    }
     async fn set_node(&self, _: &NodeRecord) -> Result<(), LedgerError> {
         no()
     }

@@ -95,6 +95,7 @@ async fn a_file_is_due_where_its_placement_says() {
         domain: Domain::from_bytes(b"photos"),
         class: Some(Class::from_bytes(b"archive")),
         datacenters: [dc("ma01")].into(),
+        lag_goal_seconds: None,
         updated: site.clock.stamp().unwrap(),
     };
     let setting = site.ledger.set_placement(&placement, Strength::Local);

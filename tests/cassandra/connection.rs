@@ -155,12 +155,12 @@ async fn mistakes_are_told_with_what_to_do() {
     assert_eq!(
         told(&good).await,
         format!(
-            "the tables of keyspace {keyspace} are of version 99, and this program knows version 1: run the newer program"
+            "the tables of keyspace {keyspace} are of version 99, and this program knows version 2: run the newer program"
         )
     );
     set_version("0").await;
     let old = format!(
-        "the tables of keyspace {keyspace} are of version 0, and this program needs version 1: paste what `phylactery schema print \
+        "the tables of keyspace {keyspace} are of version 0, and this program needs version 2: paste what `phylactery schema print \
          --keyspace {keyspace} --after 0` prints into cqlsh"
     );
     assert_eq!(told(&good).await, old);

@@ -114,6 +114,7 @@ async fn drill(name: &str, hurt: impl AsyncFnOnce(&mut Drill)) {
     let clients = Clients {
         ma01: 3,
         tx01: 3,
+        more: 0,
         rest: REST,
     };
     let load = Box::pin(Load::start(&sites, seed(), clients)).await;

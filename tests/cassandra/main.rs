@@ -22,4 +22,5 @@ mod sites;
 mod streams;
 mod suite;
 mod support;
+mod three;
 mod ties;

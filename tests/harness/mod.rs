@@ -1,4 +1,4 @@
-//! Two datacenters of real processes, real sockets and real files, for the tests of promises.
+//! Two or three datacenters of real processes, real sockets and real files, for the tests of promises.
 //!
 //! Every process is the program itself (`phylactery tracker`, `phylactery run`); a test kills and starts them as an
 //! operator or a power cut would. All end with the test, also when it panics.
@@ -6,6 +6,8 @@
 #![allow(dead_code, reason = "each test uses a part of the harness")]
 
 pub mod load;
+pub mod relay;
+pub mod three;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -215,6 +217,15 @@ impl Site {
         }
     }
 
+    /// Changes its configuration file, for the next start of its node. What it is then.
+    pub fn configure(&self, change: impl FnOnce(&str) -> String) -> String {
+        let path = self.folder.join("phylactery.toml");
+        let text = std::fs::read_to_string(&path).expect("it was written");
+        let text = change(&text);
+        std::fs::write(&path, &text).expect("written");
+        text
+    }
+
     pub async fn start_tracker(&mut self) {
         let (listen, storage) = (self.tracker.to_string(), self.storage.to_string());
         let folder = self.folder.join("tracker");
@@ -401,6 +412,28 @@ impl Mogile {
         class: &str,
         bytes: &[u8],
     ) -> Result<u64, Failed> {
+        self.store_as(domain, key, class, bytes, None).await
+    }
+
+    /// Of class `default`, with a digest that the tracker verifies.
+    pub async fn store_verified(
+        &mut self,
+        domain: &str,
+        key: &[u8],
+        bytes: &[u8],
+        digest: &str,
+    ) -> Result<u64, Failed> {
+        self.store_as(domain, key, "", bytes, Some(digest)).await
+    }
+
+    async fn store_as(
+        &mut self,
+        domain: &str,
+        key: &[u8],
+        class: &str,
+        bytes: &[u8],
+        digest: Option<&str>,
+    ) -> Result<u64, Failed> {
         let mut open = CreateOpen {
             domain: domain.as_bytes(),
             key,
@@ -434,7 +467,8 @@ impl Mogile {
             devid: destination.devid,
             path: &destination.path,
             size: Some(bytes.len() as u64),
-            ..Default::default()
+            checksum: digest,
+            checksumverify: digest.is_some(),
         };
         let asked = Instant::now();
         let closed = self.client.create_close(&close).await;
@@ -525,12 +559,14 @@ impl LedgerAt {
                 format!("kind = \"embedded\"\npath = \"{}\"\n", path.display())
             }
             LedgerAt::Cassandra(all) => {
+                // One that has no nodes of its own asks those of another.
                 let ours = all.iter().find(|one| one.local_datacenter == datacenter);
-                let ours = ours.expect("a configuration for it");
+                let ours = ours.or(all.first()).expect("a configuration for it");
                 let mut section = format!(
-                    "kind = \"cassandra\"\ncontact_points = {:?}\nlocal_datacenter = \"{datacenter}\"\n\
+                    "kind = \"cassandra\"\ncontact_points = {:?}\nlocal_datacenter = \"{}\"\n\
                      keyspace = \"{}\"\nwrite_consistency = \"{}\"\n",
                     ours.contact_points,
+                    ours.local_datacenter,
                     ours.keyspace,
                     ours.write_consistency.name(),
                 );
@@ -554,10 +590,11 @@ impl LedgerAt {
     }
 }
 
-/// Two datacenters, `ma01` and `tx01`, and the ledger that they share.
+/// Two datacenters, `ma01` and `tx01`, perhaps more, and the ledger that they share.
 pub struct Cluster {
     pub ma01: Site,
     pub tx01: Site,
+    pub more: Vec<Site>,
     pub ledger_at: LedgerAt,
     home: tempfile::TempDir,
     /// A session with a cluster takes its time, and lives long.
@@ -585,6 +622,7 @@ impl Cluster {
         let mut cluster = Cluster {
             ma01: Site::new("ma01", home.path(), &ledger_at, more),
             tx01: Site::new("tx01", home.path(), &ledger_at, more),
+            more: Vec::new(),
             ledger_at,
             home,
             looking: OnceCell::new(),
@@ -611,6 +649,26 @@ impl Cluster {
 
     pub fn sites(&mut self) -> [&mut Site; 2] {
         [&mut self.ma01, &mut self.tx01]
+    }
+
+    /// Adds a datacenter, and starts its tracker.
+    pub async fn add(&mut self, name: &str) {
+        let mut site = Site::new(name, self.home.path(), &self.ledger_at, "");
+        site.start_tracker().await;
+        self.more.push(site);
+    }
+
+    /// All there are.
+    pub fn all(&self) -> Vec<&Site> {
+        [&self.ma01, &self.tx01]
+            .into_iter()
+            .chain(&self.more)
+            .collect()
+    }
+
+    pub fn all_mut(&mut self) -> Vec<&mut Site> {
+        let both = [&mut self.ma01, &mut self.tx01];
+        both.into_iter().chain(&mut self.more).collect()
     }
 
     /// A handle of its own on the ledger, as a third process.
@@ -642,9 +700,9 @@ impl Cluster {
         until("the datacenters converge", async || self.is_settled().await).await;
     }
 
-    /// Whether nothing is under way: journals empty, no gaps, every file of the ledger whole in both datacenters.
+    /// Whether nothing is under way: journals empty, no gaps, every file of the ledger whole in all datacenters.
     pub async fn is_settled(&self) -> Result<(), String> {
-        for site in [&self.ma01, &self.tx01] {
+        for site in self.all() {
             let status = site.get("/v1/status").await?;
             if status["journal"]["depth"] != 0 || status["gaps"] != 0 {
                 return Err(format!("{}: {status:#}", site.name));
@@ -652,7 +710,7 @@ impl Cluster {
         }
         let ledger = self.ledger().await;
         for (file, record) in all_files(&*ledger).await {
-            for site in [&self.ma01, &self.tx01] {
+            for site in self.all() {
                 if !record.is_whole_in(&site.name, true) {
                     return Err(format!("{file:?} in {}: {record:#?}", site.name));
                 }
@@ -661,14 +719,14 @@ impl Cluster {
         Ok(())
     }
 
-    /// Waits until both sites say by themselves that all is well, as of a moment after this call: in sync, journals empty, no
+    /// Waits until all sites say by themselves that all is well, as of a moment after this call: in sync, journals empty, no
     /// gaps, everything on all copies of the ledger.
     pub async fn is_well(&self) {
         // Thousands of files may wait to be copied.
         let patience = 5 * PATIENCE;
         let now = SystemTime::now();
         let each = async |is_so: &dyn Fn(&serde_json::Value) -> bool| {
-            for site in [&self.ma01, &self.tx01] {
+            for site in self.all() {
                 let status = site.get("/v1/status").await?;
                 if !is_so(&status) {
                     let gaps = site.get("/v1/gaps").await?;
@@ -677,7 +735,7 @@ impl Cluster {
             }
             Ok(())
         };
-        until_within(patience, "both are in sync", async || {
+        until_within(patience, "all are in sync", async || {
             each(&|status| {
                 let proved = status["proved_at"].as_str();
                 let proved = proved.and_then(|at| humantime::parse_rfc3339(at).ok());
@@ -697,23 +755,26 @@ impl Cluster {
         .await;
     }
 
-    /// After [`Self::settled`]: both trackers hold the same files, byte for byte, and these are what the ledger says.
+    /// After [`Self::settled`]: all trackers hold the same files, byte for byte, and these are what the ledger says.
     pub async fn same_files(&self, domain: &str) -> BTreeMap<Vec<u8>, Vec<u8>> {
-        let (here, there) = (self.ma01.files(domain).await, self.tx01.files(domain).await);
-        let (here, there) = (here.expect("ma01 reads"), there.expect("tx01 reads"));
+        let here = self.ma01.files(domain).await.expect("ma01 reads");
         let keys = |files: &BTreeMap<Vec<u8>, Vec<u8>>| -> Vec<String> {
             files
                 .keys()
                 .map(|key| key.escape_ascii().to_string())
                 .collect()
         };
-        assert_eq!(keys(&here), keys(&there), "the same keys");
-        for (key, bytes) in &here {
-            assert!(
-                there[key] == *bytes,
-                "{}: different bytes",
-                key.escape_ascii()
-            );
+        for site in self.all().into_iter().skip(1) {
+            let there = site.files(domain).await.expect("the other reads");
+            assert_eq!(keys(&here), keys(&there), "the same keys in {}", site.name);
+            for (key, bytes) in &here {
+                assert!(
+                    there[key] == *bytes,
+                    "{}: different bytes in {}",
+                    key.escape_ascii(),
+                    site.name
+                );
+            }
         }
         let ledger = self.ledger().await;
         let mut told: Vec<String> = all_files(&*ledger)

@@ -247,6 +247,7 @@ passed_on! {
     gap(datacenter: &Datacenter, file: &FileName) -> Option<Gap>;
     gaps(datacenter: &Datacenter, due: Version, limit: usize) -> Vec<Gap>;
     count_gaps(datacenter: &Datacenter) -> u64;
+    oldest_gap(datacenter: &Datacenter) -> Option<Version>;
     set_node(node: &NodeRecord) -> ();
     nodes() -> Vec<NodeRecord>;
     set_datacenter(datacenter: &DatacenterRecord) -> ();

@@ -1,5 +1,6 @@
 //! A ledger that can be away, all of it or a part.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +26,8 @@ pub struct Flaky {
     pub others_away: AtomicBool,
     /// Reads of this file fail for good.
     pub poison: Mutex<Option<FileName>>,
+    /// How often what was called.
+    calls: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 impl Flaky {
@@ -41,6 +44,7 @@ impl Flaky {
             nodes_away: AtomicBool::new(false),
             others_away: AtomicBool::new(false),
             poison: Mutex::default(),
+            calls: Mutex::default(),
         })
     }
 
@@ -48,7 +52,13 @@ impl Flaky {
         self.away.store(away, Ordering::SeqCst);
     }
 
-    fn here(&self) -> Result<&dyn Ledger, LedgerError> {
+    /// How often what was called so far, by the names of the ledger's methods.
+    pub fn calls(&self) -> BTreeMap<&'static str, u64> {
+        self.calls.lock().clone()
+    }
+
+    fn here(&self, call: &'static str) -> Result<&dyn Ledger, LedgerError> {
+        *self.calls.lock().entry(call).or_default() += 1;
         if self.away.load(Ordering::SeqCst) {
             return Err(LedgerError::Unavailable {
                 doing: "ask",
@@ -59,14 +69,14 @@ impl Flaky {
     }
 
     /// For reads that ask more than this datacenter.
-    fn far(&self, strength: Strength) -> Result<&dyn Ledger, LedgerError> {
+    fn far(&self, call: &'static str, strength: Strength) -> Result<&dyn Ledger, LedgerError> {
         if strength != Strength::Local && self.others_away.load(Ordering::SeqCst) {
             return Err(LedgerError::Unavailable {
                 doing: "ask everybody",
                 why: "a test says so".into(),
             });
         }
-        self.here()
+        self.here(call)
     }
 }
 
@@ -78,7 +88,7 @@ impl Ledger for Flaky {
         write: &FileWrite,
         strength: Strength,
     ) -> Result<(), LedgerError> {
-        self.here()?.write(file, write, strength).await
+        self.here("write")?.write(file, write, strength).await
     }
     async fn read(&self, file: &FileName, strength: Strength) -> Result<FileRecord, LedgerError> {
         if self.poison.lock().as_ref() == Some(file) {
@@ -87,7 +97,7 @@ impl Ledger for Flaky {
                 why: "poison".into(),
             });
         }
-        self.far(strength)?.read(file, strength).await
+        self.far("read", strength)?.read(file, strength).await
     }
     async fn scan(
         &self,
@@ -96,10 +106,12 @@ impl Ledger for Flaky {
         limit: usize,
         strength: Strength,
     ) -> Result<Page, LedgerError> {
-        self.far(strength)?.scan(range, from, limit, strength).await
+        self.far("scan", strength)?
+            .scan(range, from, limit, strength)
+            .await
     }
     async fn forget(&self, file: &FileName, record: &FileRecord) -> Result<(), LedgerError> {
-        self.here()?.forget(file, record).await
+        self.here("forget")?.forget(file, record).await
     }
     async fn append_change(
         &self,
@@ -107,7 +119,9 @@ impl Ledger for Flaky {
         change: &Change,
         strength: Strength,
     ) -> Result<(), LedgerError> {
-        self.here()?.append_change(stream, change, strength).await
+        self.here("append_change")?
+            .append_change(stream, change, strength)
+            .await
     }
     async fn changes(
         &self,
@@ -116,12 +130,12 @@ impl Ledger for Flaky {
         limit: usize,
         strength: Strength,
     ) -> Result<Vec<Change>, LedgerError> {
-        self.far(strength)?
+        self.far("changes", strength)?
             .changes(stream, after, limit, strength)
             .await
     }
     async fn set_gap(&self, datacenter: &Datacenter, gap: &Gap) -> Result<(), LedgerError> {
-        self.here()?.set_gap(datacenter, gap).await
+        self.here("set_gap")?.set_gap(datacenter, gap).await
     }
     async fn clear_gap(
         &self,
@@ -129,14 +143,16 @@ impl Ledger for Flaky {
         file: &FileName,
         observed: Version,
     ) -> Result<(), LedgerError> {
-        self.here()?.clear_gap(datacenter, file, observed).await
+        self.here("clear_gap")?
+            .clear_gap(datacenter, file, observed)
+            .await
     }
     async fn gap(
         &self,
         datacenter: &Datacenter,
         file: &FileName,
     ) -> Result<Option<Gap>, LedgerError> {
-        self.here()?.gap(datacenter, file).await
+        self.here("gap")?.gap(datacenter, file).await
     }
     async fn gaps(
         &self,
@@ -144,13 +160,16 @@ impl Ledger for Flaky {
         due: Version,
         limit: usize,
     ) -> Result<Vec<Gap>, LedgerError> {
-        self.here()?.gaps(datacenter, due, limit).await
+        self.here("gaps")?.gaps(datacenter, due, limit).await
     }
     async fn count_gaps(&self, datacenter: &Datacenter) -> Result<u64, LedgerError> {
-        self.here()?.count_gaps(datacenter).await
+        self.here("count_gaps")?.count_gaps(datacenter).await
+    }
+    async fn oldest_gap(&self, datacenter: &Datacenter) -> Result<Option<Version>, LedgerError> {
+        self.here("oldest_gap")?.oldest_gap(datacenter).await
     }
     async fn set_node(&self, node: &NodeRecord) -> Result<(), LedgerError> {
-        self.here()?.set_node(node).await
+        self.here("set_node")?.set_node(node).await
     }
     async fn nodes(&self) -> Result<Vec<NodeRecord>, LedgerError> {
         if self.nodes_away.load(Ordering::SeqCst) {
@@ -159,37 +178,43 @@ impl Ledger for Flaky {
                 why: "a test says so".into(),
             });
         }
-        self.here()?.nodes().await
+        self.here("nodes")?.nodes().await
     }
     async fn set_datacenter(&self, datacenter: &DatacenterRecord) -> Result<(), LedgerError> {
-        self.here()?.set_datacenter(datacenter).await
+        self.here("set_datacenter")?
+            .set_datacenter(datacenter)
+            .await
     }
     async fn datacenters(&self) -> Result<Vec<DatacenterRecord>, LedgerError> {
-        self.here()?.datacenters().await
+        self.here("datacenters")?.datacenters().await
     }
     async fn set_placement(
         &self,
         placement: &Placement,
         strength: Strength,
     ) -> Result<(), LedgerError> {
-        self.far(strength)?.set_placement(placement, strength).await
+        self.far("set_placement", strength)?
+            .set_placement(placement, strength)
+            .await
     }
     async fn placements(&self) -> Result<Vec<Placement>, LedgerError> {
-        self.here()?.placements().await
+        self.here("placements")?.placements().await
     }
     async fn set_cursor(
         &self,
         datacenter: &Datacenter,
         cursor: &Cursor,
     ) -> Result<(), LedgerError> {
-        self.here()?.set_cursor(datacenter, cursor).await
+        self.here("set_cursor")?
+            .set_cursor(datacenter, cursor)
+            .await
     }
     async fn cursor(
         &self,
         datacenter: &Datacenter,
         name: &str,
     ) -> Result<Option<Cursor>, LedgerError> {
-        self.here()?.cursor(datacenter, name).await
+        self.here("cursor")?.cursor(datacenter, name).await
     }
     fn describe(&self) -> String {
         self.inner.describe()

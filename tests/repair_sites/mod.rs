@@ -3,6 +3,7 @@
 //! answer what a test wants.
 
 #![allow(dead_code, reason = "each test uses a part of it")]
+mod copies;
 mod flaky;
 mod played;
 mod site;
@@ -15,6 +16,8 @@ use phylactery::config::{RepairConfig, VerifyBy};
 use phylactery::file::{Datacenter, FileName};
 use tempfile::TempDir;
 
+#[allow(unused_imports, reason = "each test uses a part of it")]
+pub use copies::{Copies, Part, Word};
 #[allow(unused_imports, reason = "each test uses a part of it")]
 pub use flaky::Flaky;
 #[allow(unused_imports, reason = "each test uses a part of it")]

@@ -16,6 +16,7 @@ use phylactery::journal::settle::Settler;
 use phylactery::journal::{By, Details, Journal, Mutation, Outcome};
 use phylactery::ledger::{DatacenterRecord, FileRecord, Gap, Ledger, NodeRecord, Strength};
 use phylactery::locks::KeyLocks;
+use phylactery::repair::settings::Change;
 use phylactery::repair::{Repair, RepairParts};
 use phylactery::tracker::{Tracker, TrackerConfig};
 use phylactery::trackers::Trackers;
@@ -257,6 +258,16 @@ impl Site {
 
     pub fn repair(&self) -> &Repair {
         self.running().repair.as_ref().expect("repair runs")
+    }
+
+    /// Pauses a worker, or lets it go on.
+    pub async fn pause(&self, worker: &str, paused: bool) {
+        let change = Change {
+            paused: Some(paused),
+            ..Change::default()
+        };
+        let status = self.repair().change(worker, change).await;
+        assert_eq!(status.expect("a worker").paused, paused);
     }
 
     pub fn running(&self) -> &Running {
@@ -594,6 +605,16 @@ impl Site {
             }
         })
         .await;
+    }
+
+    /// Starts them again where they were.
+    pub async fn start_tracker(&mut self) {
+        let folder = self.folder.join("tracker");
+        let config = TrackerConfig::new(folder, self.tracker_addr, self.storage);
+        let stop = CancellationToken::new();
+        let tracker = Tracker::start(config, stop.clone()).await;
+        self.tracker = Some(tracker.expect("the tracker starts again"));
+        self.tracker_stop = stop;
     }
 
     /// Stops the tracker and its storage node.

@@ -3,8 +3,8 @@
 //! Always true: what is not known is absent, and never 0. Names are `phylactery_<part>_<what>_<unit>`, in seconds, bytes and ratios
 //! from 0 to 1; counters end in `_total` and begin anew with the process. Each HELP says what is healthy. Labels are few and
 //! from configuration or registry: no file, and nothing that a client chooses, is ever one.
-//! A scrape looks at what the parts have in memory; of the ledger it asks one thing, how many gaps there are ([`super::gap_count`]),
-//! and does not wait for it.
+//! A scrape looks at what the parts have in memory; of the ledger it asks how many gaps there are and how old the oldest is
+//! ([`super::gap_count`]), and does not wait for it.
 //! Where to look: [`snapshot`] is what is told, [`page`] how a figure is written.
 
 mod page;
@@ -30,7 +30,16 @@ pub(super) async fn metrics(State(api): Shared) -> impl IntoResponse {
         let proof = context.vitals.proof();
         let count = context.ledger.count_gaps(&context.datacenter);
         let gaps = counting.ask("count the gaps", count).await.ok()?;
-        Some(Counted { gaps, proof })
+        let looking = context.ledger.oldest_gap(&context.datacenter);
+        let oldest = counting
+            .ask("look for the oldest gap", looking)
+            .await
+            .ok()?;
+        Some(Counted {
+            gaps,
+            oldest,
+            proof,
+        })
     });
     let counted = counted.await;
     let mut registry = Registry::with_prefix("phylactery");

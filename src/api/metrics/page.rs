@@ -7,6 +7,8 @@ use std::fmt;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
+use crate::repair::lag::{LagFrom, STEPS};
+
 /// Labels of one sample: names, which are the program's, and values.
 pub(super) type Labels<'a, const N: usize> = [(&'static str, &'a str); N];
 
@@ -65,6 +67,29 @@ impl Page<'_> {
             metric
                 .encode_family(&labels)?
                 .encode_counter::<NoLabelSet, _, f64>(&value, None)?;
+        }
+        Ok(())
+    }
+
+    /// How long things took, from the start of the process, one for each set of labels.
+    pub(super) fn histograms<'l, const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = (Labels<'l, N>, &'l LagFrom)>,
+    ) -> fmt::Result {
+        let mut samples = samples.into_iter().peekable();
+        if samples.peek().is_none() {
+            return Ok(());
+        }
+        let encoder = &mut self.0;
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        for (labels, lag) in samples {
+            let ends = STEPS.into_iter().chain([f64::INFINITY]);
+            let steps: Vec<(f64, u64)> = ends.zip(lag.steps).collect();
+            metric
+                .encode_family(&labels)?
+                .encode_histogram::<NoLabelSet>(lag.sum.as_secs_f64(), lag.changes, &steps, None)?;
         }
         Ok(())
     }

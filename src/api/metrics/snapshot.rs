@@ -34,6 +34,8 @@ pub(super) struct Snapshot {
     heard: bool,
     cluster: Vec<ClusterNode>,
     gaps: Option<u64>,
+    /// Of gaps and streams, where the gaps are known.
+    oldest_not_applied: Option<Option<Version>>,
     proof: Proof,
     doubt: bool,
     repair: Status,
@@ -46,6 +48,7 @@ impl Snapshot {
         let vitals = &context.vitals;
         let (debts, paying) = vitals.debts();
         let current = vitals.proof();
+        let repair = vitals.repair();
         Snapshot {
             now: wall_clock(),
             datacenter: context.datacenter.clone(),
@@ -57,9 +60,13 @@ impl Snapshot {
             heard: vitals.unheard().is_none(),
             cluster: context.ledger.cluster(),
             gaps: counted.map(|counted| counted.gaps),
+            oldest_not_applied: counted.map(|counted| {
+                let pending = repair.lag.oldest_pending;
+                counted.oldest.into_iter().chain(pending).min()
+            }),
             proof: match counted {
                 // Proved at the time of the count, and nothing has spoken against it since.
-                Some(Counted { gaps, proof }) => Proof {
+                Some(Counted { gaps, proof, .. }) => Proof {
                     in_sync: gaps == 0 && proof.in_sync && current.in_sync,
                     ..proof
                 },
@@ -69,7 +76,7 @@ impl Snapshot {
                 },
             },
             doubt: vitals.doubt().is_some(),
-            repair: vitals.repair(),
+            repair,
             proxy: vitals.proxy(),
         }
     }
@@ -105,6 +112,11 @@ impl Snapshot {
             "gaps_files",
             "Files that did not come to be here as they should at once. Absent: the ledger cannot be asked. Healthy: 0, or falling.",
             self.gaps.map(count),
+        )?;
+        page.gauge(
+            "oldest_not_applied_age_seconds",
+            "How old the oldest change is that is neither done here nor given up to a scan, gaps included; 0 if there is none. Absent: the ledger cannot be asked. Healthy: below the lag goal of the placement, 15 minutes where none is set.",
+            self.oldest_not_applied.map(|oldest| self.age(oldest)),
         )?;
         page.gauge(
             "trust_in_doubt",
@@ -255,6 +267,25 @@ impl Snapshot {
             "repair_copied_bytes",
             "Bytes stored by copies, those given up included. Healthy: grows while others store.",
             self.repair.bytes_copied,
+        )?;
+        let lag = &self.repair.lag;
+        let here = self.datacenter.as_str();
+        page.histograms(
+            "repair_lag_seconds",
+            "From a change in one datacenter until it is done in the other, which is this one; clocks count, as they are. Healthy: most within a second or two, all within the lag goal of the placement.",
+            lag.from.iter().map(|(from, lag)| {
+                ([("from", from.as_str()), ("to", here)], lag)
+            }),
+        )?;
+        page.counter(
+            "repair_missed_goal_files",
+            "Files that were not as they should be when the lag goal of their placement was over. Healthy: does not grow.",
+            lag.missed,
+        )?;
+        page.counter(
+            "repair_came_late_files",
+            "Those of them that have come. Healthy: catches up with those that have missed it.",
+            lag.came_late,
         )?;
         for worker in workers {
             match &worker.progress {

@@ -62,6 +62,12 @@ pub struct Set {
     )]
     datacenters: Vec<Datacenter>,
 
+    /// Within which time a change is to be done in all of them, as in 5m [default: as it was, at first 15m]
+    ///
+    /// A file that takes longer is counted in status and metrics, and told as an event when it misses its goal and when it has come.
+    #[arg(long, value_name = "TIME", value_parser = lag_goal)]
+    lag_goal: Option<u32>,
+
     #[command(flatten)]
     asking: Asking,
 }
@@ -89,15 +95,35 @@ pub(in crate::cli) fn run(placement: Placement) -> Result<(), Failure> {
         Placement::Set(Set {
             of,
             datacenters,
+            lag_goal,
             asking,
         }) => {
-            let body = json!({ "datacenters": datacenters });
+            let mut body = json!({ "datacenters": datacenters });
+            if let Some(seconds) = lag_goal {
+                body["lag_goal_seconds"] = json!(seconds);
+            }
             asking.tell(Method::PUT, &path(&of)?, Some(&body), told)
         }
         Placement::Remove(Remove { of, asking }) => {
             asking.tell(Method::DELETE, &path(&of)?, None, told)
         }
     }
+}
+
+/// A lag goal, in seconds.
+fn lag_goal(text: &str) -> Result<u32, String> {
+    let time = humantime::parse_duration(text)
+        .map_err(|why| format!("{why}; write a time as in 30s, 5m or 2h"))?;
+    match u32::try_from(time.as_secs()) {
+        Ok(seconds) if seconds > 0 && time.subsec_nanos() == 0 => Ok(seconds),
+        Ok(_) | Err(_) => Err("write whole seconds, at least 1s".to_owned()),
+    }
+}
+
+/// A time as `--lag-goal` takes it.
+fn goal(seconds: &Value) -> Option<String> {
+    let time = std::time::Duration::from_secs(seconds.as_u64()?);
+    Some(humantime::format_duration(time).to_string())
 }
 
 /// Of what stands before the last colon, and behind it.
@@ -133,15 +159,19 @@ fn show(answer: &Value) {
         .any(|placement| name(placement) == without)
     {
         let due = datacenters(due, states);
-        row(
-            &without,
-            format_args!("{due}  {}", faint("all active datacenters")),
-        );
+        let mut more = "all active datacenters".to_owned();
+        if let Some(goal) = goal(&answer["default_lag_goal_seconds"]) {
+            more.push_str(&format!(", lag goal {goal}"));
+        }
+        row(&without, format_args!("{due}  {}", faint(more)));
     }
     for placement in placements {
         let due = datacenters(&placement["datacenters"], states);
-        let since = faint(format!("since {}", text(&placement["since"])));
-        row(&name(placement), format_args!("{due}  {since}"));
+        let mut more = format!("since {}", text(&placement["since"]));
+        if let Some(goal) = goal(&placement["lag_goal_seconds"]) {
+            more.push_str(&format!(", lag goal {goal}"));
+        }
+        row(&name(placement), format_args!("{due}  {}", faint(more)));
     }
 }
 
@@ -189,6 +219,15 @@ fn datacenters(names: &Value, states: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lag_goal_is_a_time_of_whole_seconds() {
+        assert_eq!(lag_goal("5m"), Ok(300));
+        assert_eq!(goal(&json!(300)).as_deref(), Some("5m"));
+        for wrong in ["0s", "300", "1500ms", "never"] {
+            assert!(lag_goal(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn a_class_stands_behind_the_last_colon() {

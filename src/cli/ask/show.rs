@@ -39,8 +39,51 @@ pub(super) fn status(answer: &Value) {
         ),
         None => row("gaps", bad("not known")),
     }
+    lag(&answer["repair"]["lag"], &answer["oldest_not_applied"]);
     part("repair", &answer["repair"]);
     part("proxy", &answer["proxy"]);
+}
+
+/// How late changes of the others are, and how old what is not done is. An older API says nothing of it.
+fn lag(lag: &Value, oldest: &Value) {
+    let mut name = "lag";
+    let mut line = |text: String| row(std::mem::take(&mut name), text);
+    for (from, lag) in lag["from"].as_object().into_iter().flatten() {
+        let figure = |key: &str| lag[key].as_f64().map(lasting).unwrap_or_default();
+        let (half, most) = (figure("p50_seconds"), figure("p99_seconds"));
+        line(format!(
+            "of changes in {}: p50 {half}, p99 {most}",
+            strong(plain(from))
+        ));
+    }
+    if let Some(age) = oldest["age_seconds"].as_f64() {
+        let since = text(&oldest["since"]);
+        line(
+            waiting(format!(
+                "the oldest that is not done is {} old ({since})",
+                lasting(age)
+            ))
+            .to_string(),
+        );
+    }
+    let count = |key: &str| lag[key].as_u64().unwrap_or_default();
+    if count("missed") > 0 {
+        let (missed, came) = (grouped(count("missed")), grouped(count("came_late")));
+        line(
+            waiting(format!(
+                "{missed} files missed their goal, {came} of them have come"
+            ))
+            .to_string(),
+        );
+    }
+}
+
+/// A time that has passed: small ones in milliseconds' reach, large ones rounded.
+fn lasting(seconds: f64) -> String {
+    match seconds {
+        s if s < 10.0 => format!("{s:.2} s"),
+        s => about(s),
+    }
 }
 
 /// Nodes of the ledger that are away. An older API, and a ledger in one piece, names none.
@@ -159,7 +202,7 @@ fn journal(journal: &Value) -> String {
 const FIGURES: usize = 66;
 
 /// Whatever a part says of itself: a line for each of its workers and for each tracker that is left out, then its figures.
-fn part(name: &str, said: &Value) {
+pub(super) fn part(name: &str, said: &Value) {
     let mut name = name;
     let mut line = |text: String| row(std::mem::take(&mut name), text);
     let list = |of: &'static str| said[of].as_array().into_iter().flatten();
@@ -225,6 +268,12 @@ fn describe_worker(worker: &Value) -> Vec<String> {
         figure("done"),
         figure("failed")
     );
+    if let Some(rate) = worker["files_per_second"].as_u64() {
+        said.push_str(&format!(", at most {}/s", grouped(rate)));
+    }
+    if let Some(rest) = worker["rest"].as_f64().filter(|rest| *rest > 0.0) {
+        said.push_str(&format!(", rests {rest}:1"));
+    }
     let progress = &worker["progress"];
     let streams = progress["tail"].as_object().into_iter().flatten();
     let behind: u64 = streams.filter_map(|(_, at)| at["behind"].as_u64()).sum();

@@ -58,6 +58,8 @@ struct Shard {
     count: u64,
     /// No gap of it is due before this; `None` if it has none.
     first_due: Option<Version>,
+    /// The least `since` of those it had then.
+    oldest: Option<Version>,
     /// Counts what was set and cleared in it by this process.
     touched: u64,
     /// Whether something was, since it was read: the count may be another one.
@@ -96,6 +98,7 @@ impl GapShards {
         *shard = Shard {
             read: Some(Instant::now()),
             count: read.count,
+            oldest: read.oldest,
             first_due: match untouched {
                 true => read.first_due,
                 false => earlier(shard.first_due, read.first_due),
@@ -115,6 +118,7 @@ fn earlier(one: Option<Version>, other: Option<Version>) -> Option<Version> {
 struct Read {
     count: u64,
     first_due: Option<Version>,
+    oldest: Option<Version>,
 }
 
 /// The partition that a file's gap lies in: the first byte of the MD5 of domain, NUL and key.
@@ -234,11 +238,11 @@ pub(super) async fn due(
     Ok(found.in_order())
 }
 
-/// How many gaps there are. Exact where they are few; where there are very many, as of a minute ago.
+/// How many gaps there are, and the least `since` of them. Exact where they are few; where there are very many, as of a minute ago.
 pub(super) async fn count(
     ledger: &CassandraLedger,
     datacenter: &Datacenter,
-) -> Result<u64, LedgerError> {
+) -> Result<(u64, Option<Version>), LedgerError> {
     let known = ledger.gaps.all(datacenter);
     let outdated: Vec<usize> = (0..SHARDS)
         .filter(|&shard| {
@@ -256,7 +260,8 @@ pub(super) async fn count(
         try_join_all(reading).await?;
     }
     let known = ledger.gaps.all(datacenter);
-    Ok(known.iter().map(|shard| shard.count).sum())
+    let count = known.iter().map(|shard| shard.count).sum();
+    Ok((count, known.iter().filter_map(|shard| shard.oldest).min()))
 }
 
 /// Reads a shard page by page. The most urgent `limit` of its gaps that are due, if asked for, and how many gaps it has.
@@ -296,6 +301,10 @@ async fn read_shard(
                 continue;
             };
             read.first_due = earlier(read.first_due, Some(gap.next_try));
+            // One that cannot be read says nothing of its age.
+            if gap.since > Version(0) {
+                read.oldest = earlier(read.oldest, Some(gap.since));
+            }
             if let Some((due, urgent)) = &mut urgent
                 && gap.next_try <= *due
             {

@@ -600,7 +600,13 @@ impl Ledger for CassandraLedger {
     }
 
     async fn count_gaps(&self, datacenter: &Datacenter) -> Result<u64, LedgerError> {
-        gaps::count(self, datacenter).await
+        let (count, _) = gaps::count(self, datacenter).await?;
+        Ok(count)
+    }
+
+    async fn oldest_gap(&self, datacenter: &Datacenter) -> Result<Option<Version>, LedgerError> {
+        let (_, oldest) = gaps::count(self, datacenter).await?;
+        Ok(oldest)
     }
 
     async fn set_node(&self, node: &NodeRecord) -> Result<(), LedgerError> {

@@ -21,11 +21,18 @@ pub struct SchemaFile {
 }
 
 /// All of them, in the order in which they are pasted.
-pub const FILES: [SchemaFile; 1] = [SchemaFile {
-    name: "001_tables.cql",
-    version: 1,
-    text: include_str!("../../../schema/001_tables.cql"),
-}];
+pub const FILES: [SchemaFile; 2] = [
+    SchemaFile {
+        name: "001_tables.cql",
+        version: 1,
+        text: include_str!("../../../schema/001_tables.cql"),
+    },
+    SchemaFile {
+        name: "002_lag_goal.cql",
+        version: 2,
+        text: include_str!("../../../schema/002_lag_goal.cql"),
+    },
+];
 
 /// The version of the tables that this program reads and writes.
 pub const SCHEMA: u32 = FILES[FILES.len() - 1].version;

@@ -444,6 +444,7 @@ pub(super) struct PlacementValue<'a> {
     datacenters: Option<Vec<&'a str>>,
     domain: Option<&'a str>,
     class_name: Option<&'a str>,
+    lag_goal_seconds: Option<i64>,
 }
 
 impl<'a> From<&'a Placement> for PlacementValue<'a> {
@@ -459,6 +460,7 @@ impl<'a> From<&'a Placement> for PlacementValue<'a> {
             ),
             domain: Some(placement.domain.escaped()),
             class_name: placement.class.as_ref().map(Class::escaped),
+            lag_goal_seconds: placement.lag_goal_seconds.map(i64::from),
         }
     }
 }
@@ -475,6 +477,13 @@ impl PlacementValue<'_> {
             datacenters: datacenters
                 .map(|name| datacenter(name))
                 .collect::<Result<_, _>>()?,
+            lag_goal_seconds: self
+                .lag_goal_seconds
+                .map(|goal| {
+                    u32::try_from(goal)
+                        .map_err(|_| Wrong::from("its lag_goal_seconds is no such number"))
+                })
+                .transpose()?,
             updated: Version(there(self.updated, "updated")?),
         })
     }

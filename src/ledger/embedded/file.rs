@@ -71,6 +71,7 @@ CREATE TABLE gaps (                     -- what did not work at once; a cleared 
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX gaps_due ON gaps (datacenter, next_try) WHERE cleared_at IS NULL;
 CREATE INDEX gaps_cleared ON gaps (cleared_at) WHERE cleared_at IS NOT NULL;
+CREATE INDEX gaps_since ON gaps (datacenter, since) WHERE cleared_at IS NULL;
 
 CREATE TABLE nodes (
     datacenter TEXT NOT NULL,
@@ -208,11 +209,19 @@ fn make_tables(connection: &mut Connection) -> rusqlite::Result<Option<String>> 
     if taking.query_row(ours, [], |row| row.get::<_, i64>(0))? < 3 {
         return Ok(None);
     }
-    taking
+    let schema = taking
         .query_row("SELECT value FROM meta WHERE name = 'schema'", [], |row| {
-            row.get(0)
+            row.get::<_, String>(0)
         })
-        .optional()
+        .optional()?;
+    if schema == Some(SCHEMA.to_string()) {
+        // It was not always made with the tables; whoever does not know it is none the worse for it.
+        taking.execute_batch(
+            "CREATE INDEX IF NOT EXISTS gaps_since ON gaps (datacenter, since) WHERE cleared_at IS NULL",
+        )?;
+        taking.commit()?;
+    }
+    Ok(schema)
 }
 
 /// A connection that reads only.

@@ -25,6 +25,7 @@ use super::{
     Change, Cursor, DatacenterRecord, FileRecord, FileWrite, Gap, Ledger, LedgerError, NodeRecord,
     Page, Placement, StreamId, Strength, TokenRange,
 };
+use crate::failpoint;
 use crate::file::{Datacenter, FileName};
 use crate::version::Version;
 
@@ -190,6 +191,10 @@ async fn within_patience<T>(
     doing: &'static str,
     work: impl Future<Output = Result<T, LedgerError>>,
 ) -> Result<T, LedgerError> {
+    if failpoint::ledger_is_cut_off() {
+        let why = "a test has cut it off".to_owned();
+        return Err(LedgerError::Unavailable { doing, why });
+    }
     timeout(PATIENCE, work).await.unwrap_or_else(|_| {
         Err(LedgerError::Unavailable {
             doing,
@@ -319,6 +324,14 @@ impl Ledger for EmbeddedLedger {
         let datacenter = datacenter.clone();
         self.read_by("count the gaps", move |sql| {
             read::count_gaps(sql, &datacenter)
+        })
+        .await
+    }
+
+    async fn oldest_gap(&self, datacenter: &Datacenter) -> Result<Option<Version>, LedgerError> {
+        let datacenter = datacenter.clone();
+        self.read_by("look for the oldest gap", move |sql| {
+            read::oldest_gap(sql, &datacenter)
         })
         .await
     }

@@ -291,6 +291,20 @@ pub(super) fn count_gaps(sql: &Connection, datacenter: &Datacenter) -> Result<u6
     Ok(count)
 }
 
+/// The least `since` of those that are open: the first entry of an index.
+pub(super) fn oldest_gap(
+    sql: &Connection,
+    datacenter: &Datacenter,
+) -> Result<Option<Version>, Fault> {
+    // One that cannot be read has no age.
+    let oldest = sql
+        .prepare_cached(
+            "SELECT min(since) FROM gaps WHERE datacenter = ? AND cleared_at IS NULL AND since > 0",
+        )?
+        .query_row([datacenter.as_str()], |row| row.get::<_, Option<i64>>(0))?;
+    Ok(oldest.map(Version))
+}
+
 /// All of a table of whole rows. `table` and `order` are words of this program, never input.
 pub(super) fn rows<T: DeserializeOwned>(
     sql: &Connection,

@@ -26,6 +26,9 @@ pub(super) async fn gap_life(ledger: Arc<dyn Ledger>) {
     set(&first).await;
     assert_eq!(read().await, Some(first.clone()));
     assert_eq!(ledger.count_gaps(&here).await.unwrap(), 1);
+    let oldest = async || ledger.oldest_gap(&here).await.unwrap();
+    assert_eq!(oldest().await, Some(first.since));
+    assert_eq!(ledger.oldest_gap(&there).await.unwrap(), None);
     assert_eq!(ledger.gap(&there, &name).await.unwrap(), None);
     assert_eq!(ledger.count_gaps(&there).await.unwrap(), 0);
     let second = Gap {
@@ -46,6 +49,7 @@ pub(super) async fn gap_life(ledger: Arc<dyn Ledger>) {
     clear(20).await;
     assert_eq!(read().await, None);
     assert_eq!(ledger.count_gaps(&here).await.unwrap(), 0);
+    assert_eq!(oldest().await, None, "of a gap that was cleared");
     let due = ledger.gaps(&here, Version(i64::MAX), 10).await.unwrap();
     assert_eq!(due, vec![]);
     set(&second).await;
@@ -62,6 +66,28 @@ pub(super) async fn gap_life(ledger: Arc<dyn Ledger>) {
     assert_eq!(ledger.count_gaps(&here).await.unwrap(), 1);
     set(&gap("early", 51, 1)).await;
     assert_eq!(ledger.count_gaps(&here).await.unwrap(), 2);
+
+    let since = |name: &str, since, observed| Gap {
+        since: Version(since),
+        ..gap(name, observed, 1)
+    };
+    let oldest = async || ledger.oldest_gap(&there).await.unwrap();
+    for gap in [since("young", 7, 60), since("old", 3, 60)] {
+        ledger.set_gap(&there, &gap).await.unwrap();
+        // Tried again, it is as old as before.
+        let again = Gap {
+            observed: Version(70),
+            attempts: 9,
+            ..gap.clone()
+        };
+        ledger.set_gap(&there, &again).await.unwrap();
+        assert_eq!(oldest().await, Some(gap.since));
+    }
+    let (old, young) = (file("old"), file("young"));
+    ledger.clear_gap(&there, &old, Version(80)).await.unwrap();
+    assert_eq!(oldest().await, Some(Version(7)));
+    ledger.clear_gap(&there, &young, Version(80)).await.unwrap();
+    assert_eq!(oldest().await, None);
 }
 
 pub(super) async fn gaps_any_order(ledger: Arc<dyn Ledger>, mut rng: StdRng) {
@@ -182,6 +208,7 @@ pub(super) async fn last_word(ledger: Arc<dyn Ledger>, mut rng: StdRng) {
         domain: Domain::from_escaped("photos"),
         class: class.map(Class::from_escaped),
         datacenters: at.iter().map(|name| datacenter(name)).collect(),
+        lag_goal_seconds: None,
         updated: Version(updated),
     };
     let mut words = vec![
@@ -197,6 +224,15 @@ pub(super) async fn last_word(ledger: Arc<dyn Ledger>, mut rng: StdRng) {
     }
     let mut placements = ledger.placements().await.unwrap();
     placements.sort_by_key(|placement| placement.class.clone());
+    let with_goal = Placement {
+        lag_goal_seconds: Some(300),
+        ..placement(Some("raw"), 9, &["ma01"])
+    };
+    let setting = ledger.set_placement(&with_goal, Strength::Local);
+    setting.await.unwrap();
+    let read = ledger.placements().await.unwrap();
+    let read = read.into_iter().find(|row| row.class == with_goal.class);
+    assert_eq!(read, Some(with_goal));
     assert_eq!(
         placements,
         vec![
