@@ -202,8 +202,6 @@ pub enum Rule {
     HolesStay,
     /// A reader that finds an older head than its change names has not seen it yet.
     ChangeNamesVersion,
-    /// Repair renames only from a key that should not have the bytes.
-    RenamesOneWay,
     /// What repair does is marked as a copy.
     CopiesAreMarked,
     /// A path has to end in the fid that the source's replica names.
@@ -216,14 +214,13 @@ pub enum Rule {
 
 impl Rule {
     /// All that can be left out.
-    pub const ALL: [Rule; 11] = [
+    pub const ALL: [Rule; 10] = [
         Rule::ClockFollows,
         Rule::ClockIsBound,
         Rule::ContentIsWhole,
         Rule::QuietTime,
         Rule::HolesStay,
         Rule::ChangeNamesVersion,
-        Rule::RenamesOneWay,
         Rule::CopiesAreMarked,
         Rule::BytesOfTheFid,
         Rule::ClaimsAreNothing,

@@ -402,9 +402,7 @@ impl Reconciler {
             && !bytes.claimed
         {
             // Only from a key that should not have the bytes: else two sites' renames chase each other.
-            let should_not_be_there =
-                from.record.head.is_some() && from.record.content() != Some(&put.content);
-            if should_not_be_there || !keeps(Rule::RenamesOneWay) {
+            if from.record.head.is_some() && from.record.content() != Some(&put.content) {
                 return self.apply_rename(from, view, head).await;
             }
             // Where clocks differ by more, the age says nothing.
