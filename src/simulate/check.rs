@@ -101,6 +101,16 @@ pub fn in_sync_is_true(world: &World, at: usize) {
         for key in intent.keys() {
             let of = file(key);
             let here = &world.places[at];
+            // A put that its own datacenter has replaced before it was told is told by what has replaced it.
+            let mut others = book.intents.iter();
+            if others.any(|other| {
+                other.at == intent.at
+                    && other.acknowledged
+                    && other.version > proved_at
+                    && other.keys().contains(&key)
+            }) {
+                continue;
+            }
             let standing = running.journal.standing(&of);
             let gaps = world.ledger.gaps_of(at, &here.name);
             if standing.newest.is_some() || gaps.iter().any(|gap| gap.file == of) {
