@@ -51,6 +51,7 @@ impl Registration {
         let mut clashed = None;
         loop {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 _ = beats.tick() => {}
             }

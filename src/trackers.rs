@@ -24,6 +24,7 @@ use tokio::time::Instant;
 
 use crate::file::{Class, Domain, Fid, FileName, Key};
 use crate::journal::Outcome;
+use crate::machine;
 
 /// How long a tracker that failed is left out, as MogileFS's own clients do it.
 const LEFT_OUT: Duration = Duration::from_secs(5);
@@ -273,7 +274,7 @@ impl Trackers {
                     _permit: permit,
                 });
             }
-            match Client::connect(site.addr.as_str(), self.timeouts).await {
+            match machine::connect(&site.addr, self.timeouts).await {
                 Ok(client) => {
                     *site.left_out_until.lock() = None;
                     return Ok(Lease {

@@ -637,3 +637,68 @@ async fn what_repair_does_late_takes_a_clients_newer_file_from_here_and_from_now
     let record = carried_out_late(By::Client, delete).await;
     assert_eq!(head_fid(&record), None, "{record:#?}");
 }
+
+#[tokio::test]
+async fn a_rename_whose_bytes_are_gone_is_told_of_both_keys() {
+    let home = tempfile::tempdir().expect("a folder");
+    let (model, locks) = (Model::default(), KeyLocks::default());
+    let ledger: Arc<dyn Ledger> =
+        Arc::new(EmbeddedLedger::open(home.path().join("ledger.db")).expect("the ledger opens"));
+    let open = |deliver| {
+        let folder = home.path().join("journal");
+        Site::open(&folder, Arc::clone(&ledger), &model, deliver)
+    };
+    let (from, to) = (
+        FileName::from_bytes(b"d", b"from"),
+        FileName::from_bytes(b"d", b"to"),
+    );
+    let class = Class::default_class();
+    let made = async |site: &Site, mutation: Mutation, answered: bool| {
+        let guard = locks.lock(&mutation.files(), LOCK_WAIT).await;
+        let intent = site
+            .journal
+            .intend(&guard, By::Client, mutation.clone())
+            .await;
+        let intent = intent.expect("written");
+        let version = intent.version();
+        let outcome = model.0.lock().execute(&mutation, &class);
+        intent.outcome(if answered { outcome } else { Outcome::Lost });
+        version
+    };
+    let settled = async |site: Site| {
+        while site.journal.depth().entries > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        site.close().await;
+    };
+    let site = open(true);
+    let put = Mutation::Put {
+        file: from.clone(),
+        fid: Some(Fid(1)),
+        details: Details {
+            class: Some(class.clone()),
+            size: Some(SIZE),
+            checksum: None,
+        },
+    };
+    made(&site, put, true).await;
+    settled(site).await;
+    // Nobody settles until a delete has taken away what was renamed, and lost its answer.
+    let site = open(false);
+    let rename = Mutation::Rename {
+        from: from.clone(),
+        to: to.clone(),
+    };
+    let renamed = made(&site, rename, true).await;
+    made(&site, Mutation::Delete { file: to.clone() }, false).await;
+    site.close().await;
+    settled(open(true)).await;
+    for file in [from, to] {
+        let record = ledger.read(&file, Strength::Local).await.expect("readable");
+        let head = record.head.expect("the ledger has heard of it");
+        assert!(
+            head.version >= renamed && head.put().is_none(),
+            "{file}: {head:#?}"
+        );
+    }
+}

@@ -15,6 +15,7 @@ mod process;
 mod run;
 mod schema;
 mod signals;
+mod simulate;
 mod split;
 mod tracker;
 
@@ -172,6 +173,13 @@ pub enum Command {
     /// What is said of a datacenter is kept in the ledger, and so counts everywhere within seconds, whichever of them is told.
     #[command(subcommand, arg_required_else_help = true)]
     Dc(ask::dc::Dc),
+
+    /// Play datacenters through faults, and see whether a promise breaks
+    ///
+    /// Journals, delivery and repair of several datacenters run here in one thread and in virtual time, against played trackers,
+    /// storage nodes, networks, clocks and a played ledger, all of which fail by chance. What is promised is checked all the while, and
+    /// at the end that everything is everywhere. A story that breaks a promise is made as short as it can be, and printed.
+    Simulate(simulate::Arguments),
 }
 
 impl Cli {
@@ -210,6 +218,8 @@ impl Command {
             | Command::Placement(_)
             | Command::Repair(_)
             | Command::Dc(_) => "warn",
+            // What is wrong in a story is part of it.
+            Command::Simulate(_) => "off",
         }
     }
 
@@ -240,6 +250,7 @@ impl Command {
             Command::Placement(placement) => ask::placement::run(placement),
             Command::Repair(repair) => ask::repair::run(repair),
             Command::Dc(dc) => ask::dc::run(dc),
+            Command::Simulate(arguments) => simulate::run(arguments),
         }
     }
 }

@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::file::{Datacenter, FileName};
 use crate::ledger::{FileRecord, FileWrite, Ledger, LedgerError, Strength, TokenRange};
+use crate::machine;
 use crate::version::{Version, ago, wall_clock};
 
 use super::{Debt, Debts, Journal, JournalError, Walk};
@@ -178,6 +179,7 @@ impl Payer {
     pub async fn run(self, stop: CancellationToken) {
         let mut round = Round::new(&self);
         tokio::select! {
+            biased;
             () = stop.cancelled() => {}
             () = round.go_on() => {}
         }
@@ -311,6 +313,7 @@ impl Pace {
                 .with_min_delay(first_pause)
                 .with_max_delay(longest_pause)
                 .with_jitter()
+                .with_jitter_seed(machine::random())
                 .without_max_times()
                 .build()
         });

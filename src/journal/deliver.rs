@@ -21,6 +21,7 @@ use crate::events::{Event, Events, What};
 use crate::failpoint::{self, pass};
 use crate::file::{FileName, Op};
 use crate::ledger::{About, Change, FileWrite, Ledger, LedgerError, Strength};
+use crate::machine;
 use crate::trust::Trust;
 
 use super::settle::{Passed, Settler};
@@ -58,6 +59,7 @@ impl Deliverer {
     pub async fn run(self, stop: CancellationToken) {
         let (to_ask, to_deliver) = (Notify::new(), Notify::new());
         tokio::select! {
+            biased;
             () = stop.cancelled() => {}
             () = self.settle_what_is_clear(&to_ask, &to_deliver) => {}
             () = self.settle_what_is_not(&to_ask, &to_deliver) => {}
@@ -146,7 +148,7 @@ impl Deliverer {
         let (mut failed, mut unavailable) = (None, 0);
         let mut lanes = lanes(batch);
         // What is blocked collects at the front: in any other order some of the first to be tried are not.
-        lanes.shuffle(&mut rand::rng());
+        lanes.shuffle(&mut machine::rng());
         let lanes: Vec<_> = lanes
             .into_iter()
             .map(|lane| self.deliver_lane(&delivery, lane))
@@ -362,6 +364,7 @@ fn pauses() -> backon::ExponentialBackoff {
         .with_min_delay(Duration::from_millis(200))
         .with_max_delay(LONGEST_PAUSE)
         .with_jitter()
+        .with_jitter_seed(machine::random())
         .without_max_times()
         .build()
 }

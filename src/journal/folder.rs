@@ -17,6 +17,7 @@ use super::rows::{self, TABLES};
 use super::{Entry, JournalError, Outgoing};
 use crate::file::{Datacenter, FileName, NodeName};
 use crate::ledger::StreamId;
+use crate::machine;
 use crate::version::{Version, wall_clock};
 
 /// The layout of the tables. A change of it raises this and adds the step from the one before.
@@ -297,7 +298,11 @@ fn create(db: &mut Connection, datacenter: &Datacenter, node: &NodeName) -> rusq
 
 /// A name that no other life of a journal has.
 pub fn new_incarnation() -> String {
-    uuid::Uuid::new_v4().simple().to_string()
+    let (high, low) = (machine::random(), machine::random());
+    uuid::Builder::from_random_bytes(((u128::from(high) << 64) | u128::from(low)).to_be_bytes())
+        .into_uuid()
+        .simple()
+        .to_string()
 }
 
 fn value<T: rusqlite::types::FromSql>(db: &Connection, name: &str) -> Result<T, String> {

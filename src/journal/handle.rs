@@ -7,7 +7,6 @@
 //! The writer ends, and gives up the folder, when [`Journal::close`] says so or the last `Journal` and `Intent` are gone.
 
 use std::sync::Arc;
-use std::sync::mpsc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -19,7 +18,7 @@ use super::folder::{Folder, new_incarnation, said};
 use super::index::{Index, Table, Tags};
 use super::owed::{self, Change, Debt, Debts, Most, Walk};
 use super::rows::{self, NewAnnouncement, NewEntry};
-use super::writer::{HandedIn, Request, Writer};
+use super::writer::{HandedIn, Request, Requests, Writer, requests};
 use super::{
     Announcement, By, Depth, Details, Entry, JournalError, Mutation, Outcome, Outgoing, Refused,
     Standing,
@@ -28,6 +27,7 @@ use crate::config::JournalConfig;
 use crate::file::{Datacenter, FileName, NodeName};
 use crate::ledger::StreamId;
 use crate::locks::KeyGuard;
+use crate::machine;
 use crate::version::{Clock, Version, wall_clock};
 
 /// Intents that wait for the writer at a time; about what it writes in one tenth of a second.
@@ -46,7 +46,7 @@ pub struct Journal(Arc<Shared>);
 
 struct Shared {
     core: Arc<Core>,
-    requests: mpsc::Sender<Request>,
+    requests: Requests,
     turn: Arc<Semaphore>,
     /// Held while numbers of the stream are on their way into the ledger.
     delivery: RwLock<()>,
@@ -72,6 +72,34 @@ impl Journal {
         node: &NodeName,
         most_owed: Most,
     ) -> Result<Journal, JournalError> {
+        let (journal, writer) = Self::open_apart(config, datacenter, node, most_owed)?;
+        std::thread::Builder::new()
+            .name("journal".to_owned())
+            .spawn(move || writer.run())
+            .map_err(|why| JournalError::Open {
+                folder: config.path.display().to_string(),
+                why: format!("start its thread: {why}"),
+            })?;
+        Ok(journal)
+    }
+
+    /// As [`Self::open`], with a writer that is a task and not a thread: for a simulation, in which nothing runs beside the
+    /// story. Nothing is written but by that task, so a crash is that it is polled no more: what it had not committed is lost.
+    pub fn open_with_task(
+        config: &JournalConfig,
+        datacenter: &Datacenter,
+        node: &NodeName,
+    ) -> Result<(Journal, impl Future<Output = ()> + Send + use<>), JournalError> {
+        let (journal, writer) = Self::open_apart(config, datacenter, node, Most::default())?;
+        Ok((journal, writer.run_as_task()))
+    }
+
+    fn open_apart(
+        config: &JournalConfig,
+        datacenter: &Datacenter,
+        node: &NodeName,
+        most_owed: Most,
+    ) -> Result<(Journal, Writer), JournalError> {
         let folder = Folder::open(&config.path, datacenter, node, most_owed)?;
         let index = Index::new();
         for (file, version) in &folder.floors {
@@ -106,7 +134,7 @@ impl Journal {
             ..
         } = folder;
         let core = Arc::new(Core::new(index, owed, stream, &counters));
-        let (requests, queue) = mpsc::channel();
+        let (requests, queue) = requests();
         let writer = Writer::new(
             write,
             lock,
@@ -115,21 +143,15 @@ impl Journal {
             config.max_size,
             counters,
         );
-        std::thread::Builder::new()
-            .name("journal".to_owned())
-            .spawn(move || writer.run())
-            .map_err(|why| JournalError::Open {
-                folder: config.path.display().to_string(),
-                why: format!("start its thread: {why}"),
-            })?;
-        Ok(Journal(Arc::new(Shared {
+        let journal = Journal(Arc::new(Shared {
             core,
             requests,
             turn: Arc::new(Semaphore::new(QUEUE)),
             delivery: RwLock::default(),
             read: Mutex::new(read),
             max_size: config.max_size,
-        })))
+        }));
+        Ok((journal, writer))
     }
 
     /// Writes what was handed in, and gives up the folder. From then on every intent is refused, and an
@@ -545,7 +567,7 @@ impl Journal {
         read: impl FnOnce(&Connection) -> Result<T, ReadError> + Send + 'static,
     ) -> Result<T, JournalError> {
         let shared = Arc::clone(&self.0);
-        let read = tokio::task::spawn_blocking(move || read(&shared.read.lock()));
+        let read = machine::off_the_runtime(move || read(&shared.read.lock()));
         let failed = |why: String| JournalError::Failed { doing, why };
         match read.await {
             Ok(Ok(value)) => Ok(value),

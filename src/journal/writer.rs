@@ -14,11 +14,12 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
-use std::time::{Duration, Instant};
+use std::sync::mpsc::{self, RecvTimeoutError, TryRecvError};
+use std::time::Duration;
 
 use rusqlite::{Connection, ffi};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
+use tokio::time::Instant;
 
 use super::core::{Core, State};
 use super::folder::{Counters, said};
@@ -28,6 +29,7 @@ use super::owed::{Change, Draft};
 use super::rows::{self, NewAnnouncement, NewEntry};
 use super::{Details, JournalError, Outcome, Refused};
 use crate::file::FileName;
+use crate::machine;
 use crate::version::Version;
 
 /// How long an outcome waits for a commit of somebody else's before it gets its own.
@@ -89,6 +91,52 @@ pub enum Request {
     /// Write what waits, and end.
     Close,
 }
+
+/// Where requests are handed in.
+pub struct Requests {
+    queue: mpsc::Sender<Request>,
+    /// For a writer that is a task.
+    bell: Arc<Notify>,
+}
+
+/// Where the writer takes them from.
+pub struct Queue {
+    queue: mpsc::Receiver<Request>,
+    bell: Arc<Notify>,
+}
+
+/// The way of requests to the writer.
+pub fn requests() -> (Requests, Queue) {
+    let (hand_in, queue) = mpsc::channel();
+    let bell = Arc::new(Notify::new());
+    let requests = Requests {
+        queue: hand_in,
+        bell: Arc::clone(&bell),
+    };
+    (requests, Queue { queue, bell })
+}
+
+impl Requests {
+    /// Never waits.
+    ///
+    /// # Errors
+    /// If the writer has ended.
+    pub fn send(&self, request: Request) -> Result<(), WriterEnded> {
+        let sent = self.queue.send(request).map_err(|_ended| WriterEnded);
+        self.bell.notify_one();
+        sent
+    }
+}
+
+impl Drop for Requests {
+    fn drop(&mut self) {
+        self.bell.notify_one();
+    }
+}
+
+/// Nobody takes requests any more.
+#[derive(Debug)]
+pub struct WriterEnded;
 
 /// An outcome on its way into its row.
 pub struct HandedIn {
@@ -169,7 +217,7 @@ struct Written {
 pub struct Writer {
     db: Connection,
     core: Arc<Core>,
-    requests: Receiver<Request>,
+    requests: Queue,
     max_size: u64,
     counters: Counters,
     /// Taken from the queue, not yet written, in order.
@@ -197,6 +245,20 @@ thread_local! {
     static LOG: Cell<i32> = const { Cell::new(0) };
 }
 
+/// A wait for requests.
+struct Receiving {
+    /// When it ends whatever has come.
+    limit: Option<Instant>,
+    /// Somebody waits for the commit.
+    urgent: bool,
+}
+
+/// How a wait for requests goes on.
+enum Step {
+    Received(Received),
+    Wait(Option<Instant>),
+}
+
 /// Why [`Writer::receive`] came back.
 #[derive(PartialEq, Eq)]
 enum Received {
@@ -209,7 +271,7 @@ impl Writer {
         db: Connection,
         lock: File,
         core: Arc<Core>,
-        requests: Receiver<Request>,
+        requests: Queue,
         max_size: u64,
         counters: Counters,
     ) -> Self {
@@ -229,10 +291,7 @@ impl Writer {
 
     /// Runs until the journal is closed or its last handle is gone.
     pub fn run(mut self) {
-        self.db.wal_hook(Some(|_, pages| {
-            LOG.set(pages);
-            Ok(())
-        }));
+        self.begin();
         loop {
             let received = self.receive();
             self.commit();
@@ -240,6 +299,30 @@ impl Writer {
                 break;
             }
         }
+        self.finish();
+    }
+
+    /// As [`Self::run`], for one thread that plays several machines.
+    pub async fn run_as_task(mut self) {
+        self.begin();
+        loop {
+            let received = self.receive_as_task().await;
+            self.commit();
+            if received == Received::NoMore {
+                break;
+            }
+        }
+        self.finish();
+    }
+
+    fn begin(&self) {
+        self.db.wal_hook(Some(|_, pages| {
+            LOG.set(pages);
+            Ok(())
+        }));
+    }
+
+    fn finish(&mut self) {
         if !self.waiting.is_empty() {
             tracing::warn!(
                 outcomes = self.waiting.len(),
@@ -254,43 +337,76 @@ impl Writer {
 
     /// Waits for requests and takes all there are.
     fn receive(&mut self) -> Received {
-        let mut limit = self.core.ailing().then(|| Instant::now() + RETRY);
-        let mut urgent = false;
+        let mut receiving = self.begin_receiving();
         loop {
-            while self.waiting.len() < BATCH {
-                match self.requests.try_recv() {
-                    Ok(Request::Close) | Err(TryRecvError::Disconnected) => {
-                        return Received::NoMore;
-                    }
-                    Ok(request) => urgent |= self.take(request),
-                    Err(TryRecvError::Empty) => break,
-                }
-            }
-            let full = self.waiting.len() >= BATCH && !self.core.ailing();
-            if urgent || full {
-                return Received::Something;
-            }
-            let lazy = !self.waiting.is_empty() || self.core.confirmed.any();
-            if limit.is_none() && lazy && !self.core.stopped() {
-                limit = Some(Instant::now() + PAUSE);
-            }
-            let next = match limit {
-                None => self
+            let next = match self.take_all(&mut receiving) {
+                Step::Received(received) => return received,
+                Step::Wait(None) => self
                     .requests
+                    .queue
                     .recv()
                     .map_err(|_gone| RecvTimeoutError::Disconnected),
-                Some(limit) => self
+                Step::Wait(Some(limit)) => self
                     .requests
+                    .queue
                     .recv_timeout(limit.saturating_duration_since(Instant::now())),
             };
             match next {
                 Ok(Request::Close) | Err(RecvTimeoutError::Disconnected) => {
                     return Received::NoMore;
                 }
-                Ok(request) => urgent |= self.take(request),
+                Ok(request) => receiving.urgent |= self.take(request),
                 Err(RecvTimeoutError::Timeout) => return Received::Something,
             }
         }
+    }
+
+    async fn receive_as_task(&mut self) -> Received {
+        let mut receiving = self.begin_receiving();
+        loop {
+            let limit = match self.take_all(&mut receiving) {
+                Step::Received(received) => return received,
+                Step::Wait(limit) => limit,
+            };
+            let rung = self.requests.bell.notified();
+            match limit {
+                None => rung.await,
+                Some(limit) => {
+                    if tokio::time::timeout_at(limit, rung).await.is_err() {
+                        return Received::Something;
+                    }
+                }
+            }
+        }
+    }
+
+    fn begin_receiving(&self) -> Receiving {
+        Receiving {
+            limit: self.core.ailing().then(|| Instant::now() + RETRY),
+            urgent: false,
+        }
+    }
+
+    /// Takes all that is there, and says whether more is to be waited for.
+    fn take_all(&mut self, receiving: &mut Receiving) -> Step {
+        while self.waiting.len() < BATCH {
+            match self.requests.queue.try_recv() {
+                Ok(Request::Close) | Err(TryRecvError::Disconnected) => {
+                    return Step::Received(Received::NoMore);
+                }
+                Ok(request) => receiving.urgent |= self.take(request),
+                Err(TryRecvError::Empty) => break,
+            }
+        }
+        let full = self.waiting.len() >= BATCH && !self.core.ailing();
+        if receiving.urgent || full {
+            return Step::Received(Received::Something);
+        }
+        let lazy = !self.waiting.is_empty() || self.core.confirmed.any();
+        if receiving.limit.is_none() && lazy && !self.core.stopped() {
+            receiving.limit = Some(Instant::now() + PAUSE);
+        }
+        Step::Wait(receiving.limit)
     }
 
     /// Puts a request where it belongs. True if somebody waits for its commit.
@@ -443,6 +559,9 @@ impl Writer {
         effects: &mut Vec<Effect>,
     ) -> rusqlite::Result<(Counters, Draft)> {
         fail::fail_point!("journal::write", |code| Err(injected(code)));
+        if machine::disk_is_full() {
+            return Err(injected(None));
+        }
         let transaction = self.db.unchecked_transaction()?;
         let mut owed = self.core.owed.draft();
         // First, so that what is numbered anew is only what has yet to be told.
@@ -711,7 +830,6 @@ fn is_lost_sync(why: &rusqlite::Error) -> bool {
 }
 
 /// The error that a test asks for by its number; a full disk if it gives none.
-#[allow(dead_code, reason = "only tests have failpoints")]
 fn injected(code: Option<String>) -> rusqlite::Error {
     let code = code.and_then(|code| code.parse().ok());
     rusqlite::Error::SqliteFailure(ffi::Error::new(code.unwrap_or(ffi::SQLITE_FULL)), None)

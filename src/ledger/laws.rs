@@ -147,8 +147,12 @@ fn file_write() -> impl Strategy<Value = FileWrite> {
 }
 
 fn gap() -> impl Strategy<Value = Gap> {
-    let expected = (option::of(version()), option::of(version()))
-        .prop_map(|(head, class)| Expected { head, class });
+    let expected =
+        (option::of(version()), option::of(version())).prop_map(|(head, class)| Expected {
+            head,
+            head_by: None,
+            class,
+        });
     (
         file(),
         version(),

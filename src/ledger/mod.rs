@@ -14,7 +14,9 @@
 //! Never here: deciding what to do about what the ledger says (`repair`), or keeping what it has not
 //! taken yet (`journal`).
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -250,32 +252,77 @@ impl About {
 pub struct Expected {
     /// A head of at least this version.
     pub head: Option<Version>,
+    /// Whose it is, as long as somebody remembers. Two sites may stamp the same microsecond, so another's head of this version does not say
+    /// that this one has been seen.
+    #[serde(skip)]
+    pub head_by: Option<Writer>,
     /// A class of at least this version, or a head, which has taken its place.
     pub class: Option<Version>,
 }
 
+/// A node of a datacenter, as a number that goes along everywhere: it tells two writers apart, in this process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Writer(u64);
+
+impl Writer {
+    /// That of this node.
+    pub fn of(datacenter: &Datacenter, node: &NodeName) -> Writer {
+        let mut hasher = DefaultHasher::new();
+        (datacenter, node).hash(&mut hasher);
+        Writer(hasher.finish())
+    }
+}
+
 impl Expected {
-    /// What a change announces.
-    pub fn by(change: &Change) -> Expected {
+    /// What a change of this stream announces.
+    pub fn by(stream: &StreamId, change: &Change) -> Expected {
         let version = Some(change.version);
         match change.about {
             About::Head => Expected {
                 head: version,
+                head_by: Some(Writer::of(&stream.datacenter, &stream.node)),
                 class: None,
             },
             About::Class => Expected {
-                head: None,
                 class: version,
+                ..Expected::default()
             },
+        }
+    }
+
+    /// What a record shows.
+    pub fn shown_by(record: &FileRecord) -> Expected {
+        let head = record.head.as_ref();
+        Expected {
+            head: head.map(|head| head.version),
+            head_by: head.map(|head| Writer::of(&head.origin, &head.node)),
+            class: record.class_cell.as_ref().map(|cell| cell.version),
         }
     }
 
     /// Both.
     pub fn and(self, other: Expected) -> Expected {
+        let head_by = match self.head.cmp(&other.head) {
+            Ordering::Greater => self.head_by,
+            Ordering::Less => other.head_by,
+            Ordering::Equal => self.head_by.filter(|_| self.head_by == other.head_by),
+        };
         Expected {
             head: self.head.max(other.head),
+            head_by,
             class: self.class.max(other.class),
         }
+    }
+
+    /// The version that a record does not show for certain, if there is one: it is missing, or somebody else's of the same
+    /// microsecond is in its place, which may have won, or come first.
+    pub fn unsure_in(&self, record: &FileRecord) -> Option<Version> {
+        let tied = record.head.as_ref().filter(|head| {
+            Some(head.version) == self.head
+                && self.head_by != Some(Writer::of(&head.origin, &head.node))
+        });
+        let tied = tied.map(|head| head.version);
+        self.missing_in(record).max(tied)
     }
 
     /// The version that a record should show and does not, if there is one.

@@ -130,7 +130,11 @@ impl Dedicated {
             match answer {
                 Some((Awaited::Outcome(begun), text)) => begun.answered(&text),
                 Some((Awaited::Opened(asked), text)) => {
-                    thread.shared.uploads.note(&Args::new(&asked), &text);
+                    thread
+                        .shared
+                        .recorder
+                        .uploads
+                        .note(&Args::new(&asked), &text);
                 }
                 Some((Awaited::Admin | Awaited::Line, _)) | None => {}
             }
@@ -153,13 +157,15 @@ impl Dedicated {
             Way::Admin => Awaited::Admin,
             Way::Forward { .. } => Awaited::Line,
             Way::Open(asked) => Awaited::Opened(asked.raw().to_vec()),
-            Way::Record(recorded) => match mutation::begin(thread, *recorded).await {
-                Ok(begun) => Awaited::Outcome(begun),
-                Err(refusal) => {
-                    client.send(&refusal).await;
-                    return Ok(None);
+            Way::Record(recorded) => {
+                match mutation::begin(&thread.shared.recorder, &thread.counters, *recorded).await {
+                    Ok(begun) => Awaited::Outcome(begun),
+                    Err(refusal) => {
+                        client.send(&refusal).await;
+                        return Ok(None);
+                    }
                 }
-            },
+            }
         };
         if self.stream.write_all(line).await.is_err() {
             // Without its end a line is never acted on.

@@ -18,6 +18,7 @@ mod record;
 mod session;
 mod thread;
 mod trackers;
+pub mod unsocketed;
 mod uploads;
 mod upstream;
 
@@ -38,6 +39,7 @@ use crate::journal::Journal;
 use crate::locks::KeyLocks;
 
 use commands::Rules;
+use mutation::Recorder;
 use thread::{Counters, Shared, Thread};
 use trackers::Trackers;
 use uploads::Uploads;
@@ -135,15 +137,17 @@ impl Proxy {
         let threads = config.threads.max(1);
         let (addrs, listeners) = bind(&config.listen, threads)?;
         let shared = Arc::new(Shared {
-            journal,
-            locks,
-            uploads: Uploads::default(),
+            recorder: Recorder {
+                journal,
+                locks,
+                uploads: Uploads::default(),
+                lock_wait: config.lock_wait,
+            },
             trackers: Trackers::new(&config.trackers),
             rules: Rules::new(&config.deny, config.max_key),
             max_line: config.max_line,
             max_connections: config.max_connections,
             idle_timeout: config.idle_timeout,
-            lock_wait: config.lock_wait,
             connections: AtomicUsize::new(0),
             dedicated: AtomicUsize::new(0),
         });

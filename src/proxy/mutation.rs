@@ -3,20 +3,32 @@
 //! Always true: the intent is durable before anything is sent; the lock is released only after the outcome was
 //! handed to the journal. Dropped in the middle, the outcome is lost and the tracker has to be asked.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use mogilefs_protocol::reply;
 
 use crate::failpoint;
 use crate::file::{Fid, FileName};
-use crate::journal::{By, Details, Intent, Mutation, Outcome};
-use crate::locks::KeyGuard;
+use crate::journal::{By, Details, Intent, Journal, Mutation, Outcome};
+use crate::locks::{KeyGuard, KeyLocks};
+use crate::version::Version;
 
 use super::record::{self, Recorded};
-use super::thread::Thread;
+use super::thread::Counters;
+use super::uploads::Uploads;
+
+/// What it takes to record a mutation.
+pub(super) struct Recorder {
+    pub(super) journal: Journal,
+    pub(super) locks: KeyLocks,
+    pub(super) uploads: Uploads,
+    pub(super) lock_wait: Duration,
+}
 
 /// A mutation whose intent is on disk.
 pub(super) struct Begun<'a> {
-    thread: &'a Thread,
+    recorder: &'a Recorder,
     // Dropped in this order: the journal knows before the lock is free.
     intent: Intent,
     once_ok: Details,
@@ -25,9 +37,12 @@ pub(super) struct Begun<'a> {
 }
 
 /// Takes the locks and writes the intent. An error is the answer to the client: nothing has happened.
-pub(super) async fn begin(thread: &Thread, mut recorded: Recorded) -> Result<Begun<'_>, Bytes> {
-    let shared = &thread.shared;
-    recorded.learn_from(&shared.uploads);
+pub(super) async fn begin<'a>(
+    recorder: &'a Recorder,
+    counters: &Counters,
+    mut recorded: Recorded,
+) -> Result<Begun<'a>, Bytes> {
+    recorded.learn_from(&recorder.uploads);
     let Recorded {
         mutation,
         once_ok,
@@ -35,7 +50,7 @@ pub(super) async fn begin(thread: &Thread, mut recorded: Recorded) -> Result<Beg
     } = recorded;
     let files: Vec<FileName> = mutation.files().into_iter().cloned().collect();
     let files: Vec<&FileName> = files.iter().collect();
-    let guard = shared.locks.lock(&files, shared.lock_wait).await;
+    let guard = recorder.locks.lock(&files, recorder.lock_wait).await;
     if guard.overran() {
         tracing::info!(file = %files[0], "another mutation of this file is not answered; going on beside it");
     }
@@ -44,12 +59,12 @@ pub(super) async fn begin(thread: &Thread, mut recorded: Recorded) -> Result<Beg
         Mutation::Delete { .. } | Mutation::Rename { .. } | Mutation::SetClass { .. } => None,
     };
     failpoint::pass(failpoint::INTENT_BEFORE);
-    match shared.journal.intend(&guard, By::Client, mutation).await {
+    match recorder.journal.intend(&guard, By::Client, mutation).await {
         Ok(intent) => {
             failpoint::pass(failpoint::INTENT_DURABLE);
-            thread.counters.mutation();
+            counters.mutation();
             Ok(Begun {
-                thread,
+                recorder,
                 intent,
                 once_ok,
                 upload,
@@ -57,7 +72,7 @@ pub(super) async fn begin(thread: &Thread, mut recorded: Recorded) -> Result<Beg
             })
         }
         Err(refused) => {
-            thread.counters.refused_mutation();
+            counters.refused_mutation();
             let text = refused.to_string();
             Err(reply::err("journal_unavailable", &text, callid.as_deref()))
         }
@@ -65,6 +80,11 @@ pub(super) async fn begin(thread: &Thread, mut recorded: Recorded) -> Result<Beg
 }
 
 impl Begun<'_> {
+    /// The version that it has, whatever becomes of it.
+    pub(super) fn version(&self) -> Version {
+        self.intent.version()
+    }
+
     /// No tracker has seen the request.
     pub(super) fn not_sent(self) {
         self.end(Outcome::DidNotHappen);
@@ -90,7 +110,7 @@ impl Begun<'_> {
         if outcome == Outcome::Happened
             && let Some(fid) = self.upload
         {
-            self.thread.shared.uploads.forget(fid);
+            self.recorder.uploads.forget(fid);
             self.intent.happened_with(self.once_ok);
         } else {
             self.intent.outcome(outcome);

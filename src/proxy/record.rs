@@ -10,6 +10,7 @@ use mogilefs_protocol::request::Command;
 
 use crate::file::{Checksum, Class, Domain, Fid, FileName};
 use crate::journal::{Details, Mutation, Outcome};
+use crate::machine::{Rule, keeps};
 
 use super::uploads::Uploads;
 
@@ -136,7 +137,9 @@ fn compared(args: &Args<'_>) -> Details {
     Details {
         class: None,
         size: args.get_u64("size").filter(|&size| size > 0),
-        checksum: args.is_set("checksumverify").then(checksum).flatten(),
+        checksum: (args.is_set("checksumverify") || !keeps(Rule::ClaimsAreNothing))
+            .then(checksum)
+            .flatten(),
     }
 }
 

@@ -274,7 +274,7 @@ impl Client {
                 Piece::Last(bytes, length, in_step) => {
                     self.thread.done_with(lease, in_step);
                     if let Some(asked) = opened {
-                        let uploads = &self.thread.shared.uploads;
+                        let uploads = &self.thread.shared.recorder.uploads;
                         if noted.is_empty() {
                             uploads.note(&asked, text_of(&bytes[..length]));
                         } else if note(&mut noted, &bytes[..length]) {
@@ -294,7 +294,8 @@ impl Client {
     /// for as long as a slow client takes to read.
     async fn record(&mut self, line: &[u8], recorded: Recorded) -> Served {
         let thread = Rc::clone(&self.thread);
-        let begun = match mutation::begin(&thread, recorded).await {
+        let begun = match mutation::begin(&thread.shared.recorder, &thread.counters, recorded).await
+        {
             Ok(begun) => begun,
             Err(refusal) => {
                 self.send(&refusal).await;

@@ -15,14 +15,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::journal::Journal;
-use crate::locks::KeyLocks;
-
 use super::buffers::Buffers;
 use super::commands::Rules;
+use super::mutation::Recorder;
 use super::session;
 use super::trackers::{self, Trackers};
-use super::uploads::Uploads;
 use super::upstream::{Lease, SWEEP_EVERY, Upstreams};
 
 /// How long accepting rests when the system has no room for one more connection.
@@ -33,15 +30,12 @@ const FAREWELLS: usize = 256;
 
 /// What all threads have in common.
 pub(super) struct Shared {
-    pub(super) journal: Journal,
-    pub(super) locks: KeyLocks,
-    pub(super) uploads: Uploads,
+    pub(super) recorder: Recorder,
     pub(super) trackers: Arc<Trackers>,
     pub(super) rules: Rules,
     pub(super) max_line: usize,
     pub(super) max_connections: usize,
     pub(super) idle_timeout: Option<Duration>,
-    pub(super) lock_wait: Duration,
     /// Clients now.
     pub(super) connections: AtomicUsize,
     /// Clients with an upstream connection of their own.

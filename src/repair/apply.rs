@@ -13,6 +13,7 @@ use crate::failpoint::{self, pass};
 use crate::file::{Class, FileName, Revision};
 use crate::journal::{By, Intent, Mutation, Outcome};
 use crate::locks::KeyGuard;
+use crate::machine::{Rule, keeps};
 use crate::trackers::TrackerError;
 use crate::version::Version;
 
@@ -197,6 +198,10 @@ impl Reconciler {
         by: By,
         mutation: Mutation,
     ) -> Result<Intent, NotDone> {
+        let by = match keeps(Rule::CopiesAreMarked) {
+            true => by,
+            false => By::Client,
+        };
         let intent = self.journal.intend(&permit.guard, by, mutation).await;
         intent.map_err(|refused| NotDone::Later(refused.to_string()))
     }
@@ -213,6 +218,7 @@ impl Reconciler {
             }
         };
         tokio::select! {
+            biased;
             found = self.fid_of(file) => found,
             () = wanted => Err(give_way()),
             () = tokio::time::sleep(LOOK) => Err(NotDone::Failed(format!(

@@ -342,6 +342,7 @@ impl Look {
             .buffer_unordered(AT_ONCE)
             .try_collect::<Vec<_>>();
         let seen = tokio::select! {
+            biased;
             seen = looks => seen?,
             () = reconciler.stop.cancelled() => return Ok(None),
         };
@@ -371,7 +372,7 @@ impl Look {
                             return Ok(None);
                         }
                     }
-                    crew.start_next(file);
+                    crew.start_next(file, Expected::default());
                 }
             }
         }

@@ -414,6 +414,7 @@ impl Bucket {
                 return;
             };
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(wait) => {}
                 () = changed => {}
             }

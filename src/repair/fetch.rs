@@ -16,6 +16,7 @@ use tokio::time::{Duration, timeout};
 use crate::config::Patience;
 use crate::file::{Checksum, Datacenter, Fid};
 use crate::ledger::DatacenterRecord;
+use crate::machine::{self, Rule, keeps};
 
 use super::budget::{Budget, OfSource};
 
@@ -90,7 +91,7 @@ pub(super) fn allowed(path: &str, record: &DatacenterRecord, wanted: Fid) -> Res
         });
     }
     match fid_of(&url) {
-        Some(named) if named == wanted => Ok(url),
+        Some(named) if named == wanted || !keeps(Rule::BytesOfTheFid) => Ok(url),
         Some(named) => Err(Refused::OtherFid { named, wanted }),
         None => Err(malformed("it does not end in a fid")),
     }
@@ -148,7 +149,7 @@ impl Fetcher {
             why,
         };
         let limit = self.patience.first_byte;
-        let response = match timeout(limit, request.send()).await {
+        let response = match timeout(limit, machine::send(request)).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => return Err(away(chain(&error))),
             Err(_elapsed) => return Err(away(format!("no answer within {limit:?}"))),
@@ -247,8 +248,7 @@ impl Fetcher {
             .put(to)
             .header(header::CONTENT_LENGTH, size)
             .body(reqwest::Body::wrap_stream(body));
-        let response = request
-            .send()
+        let response = machine::send(request)
             .await
             .map_err(|error| destination(chain(&error)))?;
         match response.status() {

@@ -62,6 +62,7 @@ use crate::file::{Datacenter, FileName};
 use crate::journal::Journal;
 use crate::ledger::{Ledger, LedgerError, NodeRecord, StreamId};
 use crate::locks::KeyLocks;
+use crate::machine::{self, Rule, keeps};
 use crate::trackers::Trackers;
 use crate::trust::Trust;
 use crate::version::Version;
@@ -221,7 +222,7 @@ impl Repair {
         });
         let mut workers = JoinSet::new();
         if enabled {
-            workers.spawn(member::watch(Arc::clone(&shared)));
+            machine::spawn_in(&mut workers, member::watch(Arc::clone(&shared)));
             let all: [(&Arc<Figures>, Begin); 5] = [
                 (&shared.tail, |shared| tail::begin(shared).boxed()),
                 (&shared.retry, |shared| retry::begin(shared).boxed()),
@@ -230,7 +231,8 @@ impl Repair {
                 (&shared.backfill, |shared| backfill::begin(shared).boxed()),
             ];
             for (figures, begin) in all {
-                workers.spawn(keep(Arc::clone(&shared), Arc::clone(figures), begin));
+                let kept = keep(Arc::clone(&shared), Arc::clone(figures), begin);
+                machine::spawn_in(&mut workers, kept);
             }
         } else {
             shared.figures().for_each(|figures| figures.pause(true));
@@ -522,7 +524,7 @@ impl Shared {
                 true => node.delivered,
                 false => stream.last_number.max(node.last_number),
             };
-            if stream.cursor < told {
+            if stream.cursor < told && keeps(Rule::SilenceFreezes) {
                 return None;
             }
             if !is_removed && !is_superseded(nodes, &node.stream) {

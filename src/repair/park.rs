@@ -11,6 +11,7 @@ use crate::config::RepairConfig;
 use crate::events::{Event, What};
 use crate::file::{Class, FileName};
 use crate::ledger::{Expected, Gap, LedgerError};
+use crate::machine;
 use crate::version::{Version, wall_clock};
 
 use super::lag::after;
@@ -170,6 +171,7 @@ fn pause(config: &RepairConfig, attempts: u32, waited: Duration, parked: Parked)
         .with_max_delay(most.min(waited.max(first)))
         .with_factor(2.0)
         .with_jitter()
+        .with_jitter_seed(machine::random())
         .without_max_times()
         .build()
         .nth(attempts.saturating_sub(1).min(40) as usize)

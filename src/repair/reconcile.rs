@@ -20,8 +20,9 @@ use crate::file::{Class, Content, Datacenter, FileName, Held, Key, Op, Put, Revi
 use crate::found::is_contested;
 use crate::journal::settle::Look;
 use crate::journal::{Journal, JournalError, Standing};
-use crate::ledger::{Expected, FileRecord, Ledger, LedgerError, Strength};
+use crate::ledger::{Expected, FileRecord, FileWrite, Ledger, LedgerError, Strength};
 use crate::locks::{KeyLocks, Watch};
+use crate::machine::{Rule, keeps};
 use crate::trackers::{TrackerError, Trackers};
 use crate::version::{Version, ago, wall_clock};
 
@@ -231,7 +232,9 @@ pub(super) fn decide(record: &FileRecord, here: &Datacenter, due: Due) -> Step {
             Some(held) if held.leaving => Step::Keep,
             Some(_) => Step::Nothing,
         },
-        (Op::Put(put), Some(held)) if held.content == put.content && !held.is_damaged() => {
+        (Op::Put(put), Some(held))
+            if is_same(&held.content, &put.content) && !held.is_damaged() =>
+        {
             match record.class() {
                 _ if held.leaving => Step::Keep,
                 Some(class) if *class != held.class && !held.claimed => {
@@ -243,6 +246,11 @@ pub(super) fn decide(record: &FileRecord, here: &Datacenter, due: Due) -> Step {
         (Op::Put(put), _) if only_claimed(record, &put.content) => Step::Nothing,
         (Op::Put(put), _) => Step::Bring(put.clone()),
     }
+}
+
+/// Never by version alone: two sites may well stamp the same microsecond.
+fn is_same(one: &Content, other: &Content) -> bool {
+    one == other || (!keeps(Rule::ContentIsWhole) && one.version == other.version)
 }
 
 /// Whether outsiders, and nobody else, say where these bytes are.
@@ -265,15 +273,17 @@ impl Reconciler {
         let Asked { expects, record } = asked;
         // Before anything is looked at, and also where nothing is to be done: a client who changes the file after this
         // is newer, and one who was before is seen.
-        if let Some(version) = expects.head.max(expects.class) {
+        if let Some(version) = expects.head.max(expects.class)
+            && keeps(Rule::ClockFollows)
+        {
             let _beyond = self.journal.clock().observe(version);
         }
         let mut view = self.look(file, Strength::Local).await?;
-        if expects.missing_in(&view.record).is_none() {
+        if expects.unsure_in(&view.record).is_none() || !keeps(Rule::ChangeNamesVersion) {
             *expects = Expected::default();
         } else {
             for strength in [Strength::Global, Strength::Each] {
-                let Some(version) = expects.missing_in(&view.record) else {
+                let Some(version) = expects.unsure_in(&view.record) else {
                     break;
                 };
                 let not_yet = format!("the ledger does not show version {version} yet");
@@ -290,9 +300,21 @@ impl Reconciler {
                     return Err(NotDone::Later(not_yet));
                 }
             }
+            self.keep_here(&view).await?;
         }
         *record = Some(view.record.clone());
         self.step(view, None).await
+    }
+
+    /// What was found elsewhere is written here too, at the times that it has, before anything is done by it: else the next look would
+    /// find what this datacenter's copies had before, and put that in the place of what was newer.
+    async fn keep_here(&self, view: &View) -> Result<(), LedgerError> {
+        let found = FileWrite {
+            head: view.record.head.clone(),
+            class: view.record.class_cell.clone(),
+            replica: None,
+        };
+        self.ledger.write(&view.file, &found, Strength::Local).await
     }
 
     /// Whether a file of which no datacenter's quorum shows a head had one of that version, and was deleted and forgotten since. A
@@ -332,6 +354,7 @@ impl Reconciler {
         // From here on a client who changes the key is newer than what arrived. What is too far ahead is remembered
         // for this key alone: it must not carry the shared clock along.
         if let Some(newest) = view.newest()
+            && keeps(Rule::ClockFollows)
             && !self.journal.clock().observe(newest)
         {
             self.journal.raise_floor(file, newest).await?;
@@ -737,9 +760,13 @@ mod tests {
         });
         let missing = |head: Option<i64>, class: Option<i64>| {
             let (head, class) = (head.map(Version), class.map(Version));
-            Expected { head, class }
-                .missing_in(&record)
-                .map(|version| version.0)
+            Expected {
+                head,
+                head_by: None,
+                class,
+            }
+            .missing_in(&record)
+            .map(|version| version.0)
         };
         assert_eq!(missing(None, None), None);
         assert_eq!(missing(Some(5), None), None);
@@ -752,6 +779,7 @@ mod tests {
         record.head = Some(head(12, Op::Put(put(12))));
         let expected = Expected {
             head: None,
+            head_by: None,
             class: Some(Version(10)),
         };
         assert_eq!(expected.missing_in(&record), None);

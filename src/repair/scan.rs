@@ -479,7 +479,8 @@ impl Scan {
                 }
                 within(n.saturating_sub(crew.len()));
             }
-            crew.start_next(file);
+            // A page may show what this datacenter's copies do not have.
+            crew.start_next(file, Expected::shown_by(&record));
         }
         while crew.first_open().is_some() {
             if !wait(&self.shared, crew).await? {
@@ -613,6 +614,7 @@ fn silent() -> Duration {
 /// Waits for one of the crew to end, or to take so long that it is parked. False if repair is stopping.
 pub(super) async fn wait(shared: &Shared, crew: &mut Crew) -> Result<bool, LedgerError> {
     tokio::select! {
+        biased;
         () = crew.wait_for_one() => {}
         stopping = async { !rest(LOOK_EVERY, &shared.reconciler.stop).await } => {
             if stopping {

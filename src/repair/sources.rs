@@ -13,9 +13,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use rand::RngExt;
 use tokio::time::Instant;
 
 use crate::file::Datacenter;
+use crate::machine;
 use crate::version::wall_clock;
 
 use super::status::{BreakerState, HostStatus, LastError, SourceStatus};
@@ -320,7 +322,7 @@ impl Breaker {
             None => PAUSES.0,
         };
         self.open = Some(Open {
-            until: now + pause.mul_f64(rand::random_range(0.8..1.2)),
+            until: now + pause.mul_f64(machine::rng().random_range(0.8..1.2)),
             pause,
             trying: false,
             why: why.to_owned(),

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::found::was_found;
 use crate::ledger::{Change, Cursor, Expected, LedgerError, StreamId, Strength};
+use crate::machine::{self, Rule, keeps};
 use crate::version::{Version, wall_clock};
 
 use super::Shared;
@@ -94,8 +95,9 @@ impl Tail {
             if self.followed.insert(node.stream.clone()) {
                 let reader = Follower::new(Arc::clone(shared), node.stream.clone());
                 let (shared, figures) = (Arc::clone(shared), Arc::clone(&shared.tail));
-                self.readers
-                    .spawn(async move { turns(Box::new(reader), &shared, &figures).await });
+                machine::spawn_in(&mut self.readers, async move {
+                    turns(Box::new(reader), &shared, &figures).await;
+                });
             }
         }
         let read = wall_clock();
@@ -158,6 +160,7 @@ async fn note_left(shared: &Shared, stream: &StreamId) -> Result<(), LedgerError
 
 /// Where a reader of one stream is.
 struct Reader {
+    stream: StreamId,
     /// The highest number that was met.
     met: u64,
     holes: BTreeSet<u64>,
@@ -188,9 +191,10 @@ struct Missing {
 }
 
 impl Reader {
-    fn at(saved: u64) -> Reader {
+    fn at(stream: &StreamId, saved: u64) -> Reader {
         let now = Instant::now();
         Reader {
+            stream: stream.clone(),
             met: saved,
             holes: BTreeSet::new(),
             newest: None,
@@ -228,7 +232,9 @@ impl Reader {
                     continue;
                 }
             } else if entry.number <= reach && crew.len() < WINDOW {
-                self.holes.extend(self.met + 1..entry.number);
+                if keeps(Rule::HolesStay) {
+                    self.holes.extend(self.met + 1..entry.number);
+                }
                 self.met = entry.number;
             } else {
                 break;
@@ -238,7 +244,12 @@ impl Reader {
             if let Some(file) = &entry.file {
                 // What was there before there was a proxy is not late.
                 let since = Some(entry.version).filter(|version| !was_found(*version));
-                crew.start(entry.number, file.clone(), Expected::by(entry), since);
+                crew.start(
+                    entry.number,
+                    file.clone(),
+                    Expected::by(&self.stream, entry),
+                    since,
+                );
             }
         }
         taken
@@ -299,7 +310,7 @@ impl Worker for Follower {
             None => {
                 let name = stream.to_string();
                 let cursor = ledger.cursor(&shared.reconciler.datacenter, &name).await?;
-                reader.insert(Reader::at(cursor.map_or(0, |cursor| cursor.number)))
+                reader.insert(Reader::at(stream, cursor.map_or(0, |cursor| cursor.number)))
             }
         };
         crew.gather();
@@ -315,6 +326,7 @@ impl Worker for Follower {
         tokio::pin!(news);
         loop {
             tokio::select! {
+                biased;
                 () = shared.reconciler.stop.cancelled() => break,
                 () = &mut news => break,
                 () = crew.wait_for_one() => {
@@ -534,9 +546,11 @@ fn report(shared: &Shared, stream: &StreamId, reader: &Reader, crew: &Crew) {
             .copied()
             .or(reader.missing.as_ref().map(|missing| missing.first)),
         heartbeat,
-        complete_until: open.map_or(heartbeat, |open| {
-            heartbeat.min(Version(open.0.saturating_sub(1)))
-        }),
+        complete_until: open
+            .filter(|_| keeps(Rule::SilenceFreezes))
+            .map_or(heartbeat, |open| {
+                heartbeat.min(Version(open.0.saturating_sub(1)))
+            }),
     };
     let mut all = shared.tail.progress.lock();
     if !matches!(*all, Progress::Tail(_)) {

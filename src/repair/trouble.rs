@@ -3,9 +3,11 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rand::RngExt;
 use tokio_util::sync::CancellationToken;
 
 use crate::ledger::LedgerError;
+use crate::machine;
 
 /// The first pause, and the longest, of those who wait for the ledger.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
@@ -53,7 +55,7 @@ impl Default for Pauses {
 impl Pauses {
     /// Waits. False if it was told to stop meanwhile.
     pub(super) async fn wait(&mut self, stop: &CancellationToken) -> bool {
-        let pause = self.next.mul_f64(rand::random_range(0.5..1.5));
+        let pause = self.next.mul_f64(machine::rng().random_range(0.5..1.5));
         self.next = (self.next * 2).min(self.most);
         rest(pause, stop).await
     }
@@ -62,6 +64,7 @@ impl Pauses {
 /// Waits this long. False if it was told to stop meanwhile.
 pub(super) async fn rest(pause: Duration, stop: &CancellationToken) -> bool {
     tokio::select! {
+        biased;
         () = stop.cancelled() => false,
         () = tokio::time::sleep(pause) => true,
     }

@@ -401,6 +401,7 @@ impl Pass {
             .buffer_unordered(AT_ONCE)
             .try_collect::<Vec<_>>();
         let seen = tokio::select! {
+            biased;
             seen = looks => seen?,
             () = reconciler.stop.cancelled() => return Ok(None),
         };
@@ -499,7 +500,7 @@ impl Pass {
                     return Ok(false);
                 }
             }
-            crew.start_next(file.clone());
+            crew.start_next(file.clone(), Expected::default());
         }
         while crew.first_open().is_some() {
             if !wait(&self.shared, crew).await? {

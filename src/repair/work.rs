@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::file::FileName;
 use crate::ledger::{Expected, FileRecord, LedgerError, Strength};
+use crate::machine;
 use crate::version::Version;
 
 use super::found::Took;
@@ -86,6 +87,7 @@ impl Reconciler {
             }
         };
         tokio::select! {
+            biased;
             passed = tried => passed,
             // What is under way gets a moment to come to its end; a copy that takes longer is begun anew after the start.
             () = async { self.stop.cancelled().await; tokio::time::sleep(super::LAST_MOMENT).await } => false,
@@ -115,6 +117,7 @@ impl Reconciler {
         );
         let mut asked = Asked::of(expects.and(before));
         let worked = tokio::select! {
+            biased;
             worked = self.attempt(file, &mut asked, parked_before) => worked?,
             never = self.watch_goal(file, lagging) => match never {},
         };
@@ -244,10 +247,10 @@ impl Crew {
         }
     }
 
-    /// Begins with a file that nothing is expected of, for a caller who keeps no numbers.
-    pub(super) fn start_next(&mut self, file: FileName) {
+    /// Begins with a file, for a caller who keeps no numbers.
+    pub(super) fn start_next(&mut self, file: FileName, expects: Expected) {
         self.last += 1;
-        self.start(self.last, file, Expected::default(), None);
+        self.start(self.last, file, expects, None);
     }
 
     /// `since`: the version of the change that it was found by, or since when it waits.
@@ -270,8 +273,9 @@ impl Crew {
         };
         self.members.insert(number, member);
         let (reconciler, figures) = (Arc::clone(&self.reconciler), Arc::clone(&self.figures));
-        self.tasks.spawn(async move {
+        machine::spawn_in(&mut self.tasks, async move {
             tokio::select! {
+                biased;
                 () = figures.may_go_on() => {}
                 () = reconciler.stop.cancelled() => return (number, false),
             }

@@ -65,6 +65,7 @@ pub(super) async fn keep(shared: Arc<Shared>, figures: Arc<Figures>, begin: Begi
             shared.trust.given().await;
         };
         tokio::select! {
+            biased;
             () = may => {}
             () = stop.cancelled() => return,
         }
@@ -76,6 +77,7 @@ pub(super) async fn keep(shared: Arc<Shared>, figures: Arc<Figures>, begin: Begi
             Ok(())
         };
         let ended = tokio::select! {
+            biased;
             ended = AssertUnwindSafe(working).catch_unwind() => Some(ended),
             () = shared.trust.withdrawn() => None,
             () = shared.part_lets(figures.name(), false) => None,
@@ -119,6 +121,7 @@ pub(super) async fn turns(mut worker: Box<dyn Worker>, shared: &Shared, figures:
                 pauses = Pauses::default();
                 if let Turn::Idle(pause) = turn {
                     tokio::select! {
+                        biased;
                         () = figures.asked.notified() => {}
                         _ = rest(pause, stop) => {}
                     }

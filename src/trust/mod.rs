@@ -14,9 +14,11 @@ mod auditor;
 pub mod compare;
 mod doubt;
 
+use std::pin::pin;
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use crate::version::Version;
 
@@ -25,7 +27,13 @@ pub use doubt::{Doubt, Why};
 
 /// What everybody asks whether repair may work. Cheap to clone; all clones say the same.
 #[derive(Clone, Debug)]
-pub struct Trust(Arc<watch::Sender<State>>);
+pub struct Trust(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Notify,
+}
 
 #[derive(Clone, Debug, Default)]
 struct State {
@@ -44,34 +52,41 @@ impl State {
 impl Trust {
     /// For parts that run without an [`Auditor`]: nothing is ever in doubt.
     pub fn complete() -> Trust {
-        Trust(Arc::new(watch::Sender::new(State {
+        Trust::of(State {
             looked: true,
             ..State::default()
-        })))
+        })
     }
 
     /// Before the first look.
     fn unknown(doubt: Option<Arc<Doubt>>, scan_since: Version) -> Trust {
-        Trust(Arc::new(watch::Sender::new(State {
+        Trust::of(State {
             looked: false,
             doubt,
             scan_since,
-        })))
+        })
+    }
+
+    fn of(state: State) -> Trust {
+        Trust(Arc::new(Shared {
+            state: Mutex::new(state),
+            changed: Notify::new(),
+        }))
     }
 
     /// The doubt that stands, if one does.
     pub fn doubt(&self) -> Option<Arc<Doubt>> {
-        self.0.borrow().doubt.clone()
+        self.0.state.lock().doubt.clone()
     }
 
     /// Whether the ledger was looked at, and nothing is in doubt.
     pub fn is_given(&self) -> bool {
-        self.0.borrow().is_given()
+        self.0.state.lock().is_given()
     }
 
     /// Scans that began before this moment prove nothing.
     pub fn scan_since(&self) -> Version {
-        self.0.borrow().scan_since
+        self.0.state.lock().scan_since
     }
 
     /// Waits for the first look at the ledger.
@@ -89,17 +104,24 @@ impl Trust {
         self.wait_for(|state| !state.is_given()).await;
     }
 
-    async fn wait_for(&self, wanted: impl FnMut(&State) -> bool) {
-        let mut states = self.0.subscribe();
-        // The sender is ours, so it cannot be gone.
-        let _state = states.wait_for(wanted).await;
+    async fn wait_for(&self, wanted: impl Fn(&State) -> bool) {
+        loop {
+            let mut changed = pin!(self.0.changed.notified());
+            // From here on no change is missed.
+            changed.as_mut().enable();
+            if wanted(&self.0.state.lock()) {
+                return;
+            }
+            changed.await;
+        }
     }
 
     fn set(&self, looked: bool, doubt: Option<Arc<Doubt>>, scan_since: Version) {
-        self.0.send_replace(State {
+        *self.0.state.lock() = State {
             looked,
             doubt,
             scan_since,
-        });
+        };
+        self.0.changed.notify_waiters();
     }
 }

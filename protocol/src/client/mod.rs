@@ -29,6 +29,7 @@ mod error;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -71,9 +72,21 @@ impl Default for Timeouts {
 /// of the length that MariaDB stores, fully escaped, is below 1 MiB.
 pub const MAX_REPLY: usize = 16 << 20;
 
+/// A way to a tracker that is not a TCP connection: a played one.
+pub trait Wire: Send + Sync {
+    /// Sends a line and gives the line of answer, both with their ends; `None` if there is none any more.
+    fn ask(&mut self, line: Bytes) -> Pin<Box<dyn Future<Output = Option<Bytes>> + Send + '_>>;
+}
+
+/// What goes to and fro.
+enum Stream {
+    Tcp(TcpStream),
+    Wire(Box<dyn Wire>),
+}
+
 /// A connection to a tracker.
 pub struct Client {
-    stream: TcpStream,
+    stream: Stream,
     received: BytesMut,
     scanner: Scanner,
     timeouts: Timeouts,
@@ -111,13 +124,22 @@ impl Client {
     /// still to come.
     pub fn over(stream: TcpStream, timeouts: Timeouts) -> io::Result<Client> {
         stream.set_nodelay(true)?;
-        Ok(Client {
+        Ok(Client::on(Stream::Tcp(stream), timeouts))
+    }
+
+    /// Uses a way to a tracker that somebody else plays.
+    pub fn over_wire(wire: Box<dyn Wire>, timeouts: Timeouts) -> Client {
+        Client::on(Stream::Wire(wire), timeouts)
+    }
+
+    fn on(stream: Stream, timeouts: Timeouts) -> Client {
+        Client {
             stream,
             received: BytesMut::new(),
             scanner: Scanner::new(MAX_REPLY),
             timeouts,
             state: State::Idle,
-        })
+        }
     }
 
     /// Takes longer answers, or only shorter ones. A longer one is [`ClientError::TooLong`].
@@ -133,7 +155,10 @@ impl Client {
 
     /// The tracker's address.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-        self.stream.peer_addr()
+        match &self.stream {
+            Stream::Tcp(stream) => stream.peer_addr(),
+            Stream::Wire(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
     }
 
     /// Sends one request line, end included, and waits for its one line of answer. An ERR is an
@@ -196,8 +221,8 @@ impl Client {
     /// What has come since the last answer: nothing but news for a watcher, or this connection is
     /// not to be trusted.
     fn nothing_unasked(&mut self) -> Result<(), ClientError> {
-        loop {
-            match self.stream.try_read_buf(&mut self.received) {
+        while let Stream::Tcp(stream) = &self.stream {
+            match stream.try_read_buf(&mut self.received) {
                 Ok(0) => return Err(ClientError::Closed { maybe_seen: false }),
                 Ok(_) => {}
                 Err(err) if err.kind() == io::ErrorKind::WouldBlock => break,
@@ -225,8 +250,18 @@ impl Client {
     }
 
     async fn send(&mut self, mut line: &[u8]) -> Result<(), ClientError> {
+        let stream = match &mut self.stream {
+            Stream::Tcp(stream) => stream,
+            Stream::Wire(wire) => {
+                self.state = State::Busy { sent_all: true };
+                let answer = wire.ask(Bytes::copy_from_slice(line)).await;
+                let answer = answer.ok_or(ClientError::Closed { maybe_seen: true })?;
+                self.received.extend_from_slice(&answer);
+                return Ok(());
+            }
+        };
         while !line.is_empty() {
-            match self.stream.write(line).await {
+            match stream.write(line).await {
                 Ok(0) => return Err(ClientError::Closed { maybe_seen: false }),
                 Ok(written) => line = &line[written..],
                 Err(source) => {
@@ -275,7 +310,12 @@ impl Client {
                 Next::TooLong => return Err(self.too_long()),
             }
             self.received.reserve(READ_AT_ONCE);
-            match self.stream.read_buf(&mut self.received).await {
+            let read = match &mut self.stream {
+                Stream::Tcp(stream) => stream.read_buf(&mut self.received).await,
+                // All that it had to say has come with its answer.
+                Stream::Wire(_) => Ok(0),
+            };
+            match read {
                 Ok(0) => {
                     return Err(ClientError::Closed {
                         maybe_seen: self.sent_all(),
@@ -323,7 +363,7 @@ fn begins_like_watch(received: &[u8]) -> bool {
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
-            .field("peer", &self.stream.peer_addr().ok())
+            .field("peer", &self.peer_addr().ok())
             .field("state", &self.state)
             .finish_non_exhaustive()
     }

@@ -341,6 +341,7 @@ impl GapValue<'_> {
             next_try: Version(there(self.next_try, "next_try")?),
             observed: Version(there(self.observed, "observed")?),
             expected: Expected {
+                head_by: None,
                 head: self.expected_head.map(Version),
                 class: self.expected_class.map(Version),
             },

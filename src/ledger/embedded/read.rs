@@ -228,6 +228,7 @@ fn gap_of(row: &Row<'_>) -> rusqlite::Result<Gap> {
         last_error: row.get(5)?,
         next_try: Version(row.get(6)?),
         expected: Expected {
+            head_by: None,
             head: row.get::<_, Option<i64>>(7)?.map(Version),
             class: row.get::<_, Option<i64>>(8)?.map(Version),
         },

@@ -172,6 +172,7 @@ fn gap(name: &str, observed: i64, next_try: i64) -> Gap {
         next_try: Version(next_try),
         observed: Version(observed),
         expected: Expected {
+            head_by: None,
             head: Some(Version(observed)),
             class: None,
         },

@@ -36,6 +36,7 @@ pub(super) async fn gap_life(ledger: Arc<dyn Ledger>) {
         attempts: 3,
         last_error: "500".to_owned(),
         expected: Expected {
+            head_by: None,
             head: None,
             class: Some(Version(7)),
         },
