@@ -402,7 +402,7 @@ impl Shared {
                 doubt.sentence()
             ));
         }
-        if let Some(why) = self.part.borrow().hindrance() {
+        if let Some(why) = self.part.lock().hindrance() {
             return Some(why);
         }
         // Those that bring files here; who verifies does not.

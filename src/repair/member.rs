@@ -119,7 +119,7 @@ async fn look(shared: &Shared) -> Result<Part, LedgerError> {
         MemberState::Paused => return Ok(Part::Paused),
         MemberState::Active | MemberState::Leaving => {}
     }
-    let worked = *shared.part.borrow() == Part::All;
+    let worked = *shared.part.lock() == Part::All;
     let scanned = scan::last_thorough(ledger, here).await?;
     let retention = reconciler.config.tombstone_retention;
     // One that works is not away: whatever keeps its scans from proving anything.
@@ -149,14 +149,11 @@ async fn look(shared: &Shared) -> Result<Part, LedgerError> {
 }
 
 fn obey(shared: &Shared, part: Part) {
-    let changed = shared.part.send_if_modified(|before| {
-        let changed = *before != part;
-        before.clone_from(&part);
-        changed
-    });
-    if !changed {
+    let before = std::mem::replace(&mut *shared.part.lock(), part.clone());
+    if before == part {
         return;
     }
+    shared.part_changed.notify_waiters();
     match (&part, part.hindrance()) {
         (Part::None(why), _) => tracing::error!("{why}"),
         (_, Some(why)) => tracing::info!("repair: {why}"),

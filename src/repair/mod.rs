@@ -52,7 +52,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use parking_lot::Mutex;
-use tokio::sync::{OnceCell, Semaphore, watch};
+use tokio::sync::{Notify, OnceCell, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -154,7 +154,9 @@ struct Shared {
     /// Whether the last whole scan was made under the rules of placement of today.
     scan_is_current: AtomicBool,
     /// Which part repair may take, by what an operator has said.
-    part: watch::Sender<Part>,
+    part: Mutex<Part>,
+    /// (No `watch`: that wakes those who wait in an order of its own, and a story would have two ends.)
+    part_changed: Notify,
     /// Datacenters that were removed: nobody waits for them.
     removed: Mutex<BTreeSet<Datacenter>>,
     /// Set once the ledger knows this datacenter; false if repair was stopped before.
@@ -213,7 +215,8 @@ impl Repair {
             is_backfilled: AtomicBool::new(false),
             left: Mutex::default(),
             scan_is_current: AtomicBool::new(false),
-            part: watch::Sender::default(),
+            part: Mutex::default(),
+            part_changed: Notify::new(),
             removed: Mutex::default(),
             registered: OnceCell::new(),
             trust: parts.trust,
@@ -266,7 +269,7 @@ impl Repair {
         let mut worker = figures.read();
         // Also one that has nothing to ask of it at the moment.
         if worker.state != State::Paused {
-            let part = self.shared.part.borrow();
+            let part = self.shared.part.lock();
             let barred = part.state().filter(|_| !part.lets(figures.name()));
             if self.shared.trust.doubt().is_some() {
                 worker.state = State::Stopped;
@@ -435,12 +438,13 @@ impl Shared {
 
     /// Waits until this worker may work, or may not.
     async fn part_lets(&self, worker: &str, wanted: bool) {
-        let mut part = self.part.subscribe();
-        // The sender lives as long as we do.
-        let _is_so = part
-            .wait_for(|part| part.lets(worker) == wanted)
-            .await
-            .is_ok();
+        loop {
+            let changed = self.part_changed.notified();
+            if self.part.lock().lets(worker) == wanted {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// Scans that began before this prove nothing.
@@ -504,7 +508,7 @@ impl Shared {
             || !self.scanned_since(self.scan_since())
             || !self.scan_is_current.load(Ordering::Relaxed)
             || self.reconciler.takes_in() && !self.is_backfilled.load(Ordering::Acquire)
-            || *self.part.borrow() != Part::All
+            || *self.part.lock() != Part::All
         {
             return None;
         }

@@ -257,7 +257,7 @@ impl Pass {
         let mut standing = self.standing.lock();
         let every = self.shared.reconciler.config.verify_every;
         let under_way = standing.note.began.is_some();
-        let first = match *self.shared.part.borrow() {
+        let first = match *self.shared.part.lock() {
             Part::VerifyFirst(since) => Some(since),
             _ => None,
         };
