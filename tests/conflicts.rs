@@ -25,7 +25,7 @@ use repair_sites::{Copies, Flaky, Part, Site, Word, repair_config, until};
 use tempfile::TempDir;
 
 /// How often a pair is played at most.
-const PLAYS: usize = 12;
+const PLAYS: usize = 6;
 
 /// Datacenters by number. Nobody is a client in the third.
 const MA: usize = 0;

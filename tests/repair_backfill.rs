@@ -11,9 +11,9 @@ use phylactery::config::{OnVanished, RepairConfig};
 use phylactery::events::What;
 use phylactery::file::{Class, Found, Op};
 use phylactery::found::was_found;
-use phylactery::ledger::Ledger;
+use phylactery::ledger::{Ledger, Membership, Strength};
 use phylactery::repair::status::{BackfillProgress, Progress, VerifyProgress};
-use phylactery::version::Version;
+use phylactery::version::{Version, wall_clock};
 use repair_sites::{Flaky, Site, bytes, repair_config, until};
 use tempfile::TempDir;
 
@@ -358,4 +358,37 @@ async fn rule_18_two_installations_with_different_files_under_a_key_are_left_to_
     // What goes through a proxy ends it.
     ma.put("size", None, b"decided").await;
     tx.comes("size", b"decided").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rule_5_what_may_have_been_deleted_and_forgotten_is_listed_and_not_announced() {
+    let (_home, ledger, mut ma, mut tx) = two().await;
+    let known = bytes(1, 100);
+    tx.put_past_the_proxy("old", b"from the time before").await;
+    let here = tx.name.clone();
+    let seeded = |seeded: Version| {
+        let said = Membership {
+            seeded: Some(seeded),
+            updated: wall_clock(),
+            ..Membership::unsaid(here.clone())
+        };
+        let ledger = Arc::clone(&ledger);
+        async move { ledger.set_membership(&said, Strength::Each).await.unwrap() }
+    };
+    let retention = config().tombstone_retention.as_micros() as i64;
+    seeded(Version(wall_clock().0 - 2 * retention)).await;
+    tx.start(Some(config()));
+    ma.start(Some(config()));
+    let gap = tx
+        .parks("old", "deleted elsewhere and forgotten since")
+        .await;
+    assert!(gap.last_error.contains("not touched"), "{gap:?}");
+    assert_eq!(ma.record("old").await.head, None, "it was announced");
+    assert!(tx.read("old").await.is_some(), "it was removed");
+    // What goes through the proxy is known to be new.
+    tx.put("new", None, &known).await;
+    ma.comes("new", &known).await;
+    // One that was seeded since deletes are remembered knows of all of them.
+    seeded(Version(wall_clock().0 - retention / 2)).await;
+    ma.comes("old", b"from the time before").await;
 }

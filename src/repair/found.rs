@@ -32,6 +32,10 @@ pub(super) fn conflict(why: &str, put: &Put) -> String {
     )
 }
 
+/// What is said of a file that nobody knows, where the site was seeded before what is forgotten by now.
+const FORGOTTEN: &str = "stored past the proxy, or deleted elsewhere and forgotten since: this datacenter was seeded longer ago than repair.tombstone_retention, \
+    so nobody can tell. It is not touched; delete it at the tracker, or store it through the proxy";
+
 /// What was done about a file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Took {
@@ -55,6 +59,16 @@ impl Reconciler {
     /// Whether what comes past the proxy is taken in at all.
     pub(super) fn takes_in(&self) -> bool {
         self.config.backfill_every.is_some()
+    }
+
+    /// Whether this datacenter came with files that are older than what is remembered of deletes.
+    async fn may_hold_forgotten(&self) -> Result<bool, NotDone> {
+        let membership = self
+            .registry()
+            .await?
+            .placements()
+            .membership(&self.datacenter);
+        Ok(membership.may_hold_forgotten(self.config.tombstone_retention))
     }
 
     /// As [`Self::take_in`], for who is not at the file yet.
@@ -115,6 +129,11 @@ impl Reconciler {
                 }
                 Compared::Absent(_) | Compared::Unsure(_) | Compared::Different(_) => {}
             }
+        }
+        // Nobody knows it, and it may be what was deleted and forgotten since.
+        let unknown = view.record.head.is_none() && held.is_none();
+        if unknown && self.may_hold_forgotten().await? {
+            return Err(NotDone::Failed(FORGOTTEN.into()));
         }
         let us = self.announcer();
         let bytes = Bytes {
