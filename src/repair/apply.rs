@@ -13,7 +13,7 @@ use crate::failpoint::{self, pass};
 use crate::file::{Class, FileName, Revision};
 use crate::journal::{By, Intent, Mutation, Outcome};
 use crate::locks::KeyGuard;
-use crate::machine::{Rule, keeps};
+use crate::machine::{self, Rule, keeps};
 use crate::trackers::TrackerError;
 use crate::version::Version;
 
@@ -56,8 +56,7 @@ impl Reconciler {
         pass(failpoint::REMOVE_INTENT);
         let answer = self.local.delete(&view.file).await;
         pass(failpoint::REMOVE_DONE);
-        settle(intent, &permit, answer)?;
-        drop(permit);
+        self.settle(intent, permit, answer)?;
         self.tell(&view.file, What::Removed);
         Ok(Did::Removed)
     }
@@ -88,8 +87,7 @@ impl Reconciler {
         pass(failpoint::REMOVE_INTENT);
         let answer = self.local.rename(&from.file, &to.file.key).await;
         pass(failpoint::REMOVE_DONE);
-        settle(intent, &permit, answer)?;
-        drop(permit);
+        self.settle(intent, permit, answer)?;
         self.tell(
             &from.file,
             What::Moved {
@@ -129,8 +127,7 @@ impl Reconciler {
         let missing = answer
             .as_ref()
             .is_err_and(|error| error.is_code("class_not_found"));
-        let settled = settle(intent, &permit, answer);
-        drop(permit);
+        let settled = self.settle(intent, permit, answer);
         if missing && self.config.create_domains {
             self.make_domain_as_elsewhere(&view.record, &view.file.domain)
                 .await?;
@@ -241,31 +238,49 @@ fn give_way() -> NotDone {
     NotDone::Later("a client wants to change it here".into())
 }
 
-/// Tells the journal what became of an intent.
-pub(super) fn settle(
-    intent: Intent,
-    permit: &Permit,
-    answer: Result<(), TrackerError>,
-) -> Result<(), NotDone> {
-    // A client went on beside it: nobody can tell from the answers which of the two came last.
-    let was_passed = permit.guard.was_passed();
-    let Err(error) = answer else {
-        if was_passed {
-            intent.outcome(Outcome::Lost);
-            return Err(NotDone::Later("a client changed it meanwhile".into()));
-        }
-        intent.outcome(Outcome::Happened);
-        return Ok(());
-    };
-    let outcome = match error.outcome() {
-        Outcome::Doubtful if was_passed => Outcome::Lost,
-        outcome => outcome,
-    };
-    intent.outcome(outcome);
-    Err(match outcome {
-        Outcome::DidNotHappen => NotDone::Failed(error.to_string()),
-        Outcome::Doubtful | Outcome::Lost | Outcome::Happened => {
-            NotDone::Later(format!("it is not known yet what became of it: {error}"))
-        }
-    })
+impl Reconciler {
+    /// Tells the journal what became of an intent.
+    pub(super) fn settle(
+        &self,
+        intent: Intent,
+        permit: Permit,
+        answer: Result<(), TrackerError>,
+    ) -> Result<(), NotDone> {
+        // A client went on beside it: nobody can tell from the answers which of the two came last.
+        let was_passed = permit.guard.was_passed();
+        let Err(error) = answer else {
+            if was_passed {
+                intent.outcome(Outcome::Lost);
+                return Err(NotDone::Later("a client changed it meanwhile".into()));
+            }
+            intent.outcome(Outcome::Happened);
+            return Ok(());
+        };
+        let outcome = match error.outcome() {
+            Outcome::Doubtful if was_passed => Outcome::Lost,
+            outcome => outcome,
+        };
+        intent.outcome(outcome);
+        Err(match outcome {
+            Outcome::DidNotHappen => NotDone::Failed(error.to_string()),
+            Outcome::Doubtful | Outcome::Lost | Outcome::Happened => {
+                if outcome == Outcome::Lost {
+                    self.hold_on(permit);
+                }
+                NotDone::Later(format!("it is not known yet what became of it: {error}"))
+            }
+        })
+    }
+
+    /// Keeps the locks for a quiet time. The tracker may still hold a request whose answer was lost: what a client does to the key before it
+    /// is carried out, it would undo. A client waits for that as for any other change of the key, and no longer.
+    fn hold_on(&self, permit: Permit) {
+        let mut held = self.held.lock();
+        while held.try_join_next().is_some() {}
+        let quiet_time = self.quiet_time;
+        machine::spawn_in(&mut held, async move {
+            tokio::time::sleep(quiet_time).await;
+            drop(permit);
+        });
+    }
 }

@@ -25,7 +25,7 @@ use crate::ledger::FileRecord;
 use crate::trackers::TrackerError;
 use crate::version::wall_clock;
 
-use super::apply::{Wanted, settle};
+use super::apply::Wanted;
 use super::fetch::FetchError;
 use super::reconcile::{Did, NotDone, Reconciler, View};
 use super::registry::Reading;
@@ -527,9 +527,8 @@ impl Reconciler {
         let still_open = answer
             .as_ref()
             .is_err_and(|error| error.is_code("bogus_args"));
-        let settled = settle(intent, &permit, answer);
+        let settled = self.settle(intent, permit, answer);
         pass(failpoint::COPY_OUTCOME);
-        drop(permit);
         if still_open {
             self.give_up(&view.file.domain, &upload).await;
         }

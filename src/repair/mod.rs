@@ -196,6 +196,8 @@ impl Repair {
             events: parts.events,
             figures: CopyFigures::default(),
             at_work: KeyLocks::default(),
+            held: Mutex::default(),
+            quiet_time: parts.quiet_time,
             trouble: Trouble::default(),
             lags: lag::Lags::default(),
             stop: CancellationToken::new(),

@@ -8,10 +8,13 @@
 //! Killed in the middle: the journal's intents say what was under way; the rest is done again.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::RepairConfig;
@@ -64,6 +67,10 @@ pub(super) struct Reconciler {
     pub(super) figures: CopyFigures,
     /// Files that a worker is at: no two work on one file.
     pub(super) at_work: KeyLocks,
+    /// Locks of keys about which the tracker may still hold a request of ours.
+    pub(super) held: Mutex<JoinSet<()>>,
+    /// `journal.quiet_time`
+    pub(super) quiet_time: Duration,
     pub(super) trouble: Trouble,
     pub(super) lags: Lags,
     pub(super) stop: CancellationToken,
