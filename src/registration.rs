@@ -108,18 +108,22 @@ impl Registration {
             api: Some(format!("http://{}", self.api)),
             updated: Version(0),
         };
-        let same = known.is_some_and(|known| {
-            DatacenterRecord {
+        let same = known.filter(|known| {
+            let known = DatacenterRecord {
                 updated: Version(0),
-                ..known
-            } == record
+                ..known.clone()
+            };
+            known == record
         });
-        if !same {
-            let updated = self.journal.clock().stamp()?;
-            self.ledger
-                .set_datacenter(&DatacenterRecord { updated, ..record })
-                .await?;
-        }
+        let record = match same {
+            // The same again, at its time: copies of the ledger that missed it hear it now. Without it nobody there fetches from us.
+            Some(known) => known,
+            None => DatacenterRecord {
+                updated: self.journal.clock().stamp()?,
+                ..record
+            },
+        };
+        self.ledger.set_datacenter(&record).await?;
         Ok(())
     }
 
