@@ -47,6 +47,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::serve::ListenerExt;
 pub use paths::{Devid, Fid, device_dir, fid_file, fid_path};
 use rusqlite::Connection;
 use tokio::net::TcpListener;
@@ -264,6 +265,10 @@ impl Tracker {
         for listener in storage_listeners {
             let router = storage::router(core.storage.clone());
             let stop = shutdown.clone().cancelled_owned();
+            // An answer's end does not wait for the other side's word on its beginning.
+            let listener = listener.tap_io(|stream| {
+                let _as_it_is = stream.set_nodelay(true);
+            });
             tasks.spawn(async move {
                 if let Err(error) = axum::serve(listener, router)
                     .with_graceful_shutdown(stop)
