@@ -409,13 +409,15 @@ impl Settler {
                 let content = us.content_of(entry.version, &entry.by);
                 return Ok(renamed(&self.bytes_of(content, row)));
             }
-            // They went on already, and nobody knows which they were. That they are under neither name any more is as old as this:
-            // what is newer says so itself, and what is older does not come back.
+            // They went on already, and nobody knows which they were. Where nothing is under the new name, that is as old as this:
+            // what is newer says so itself, and what is older does not come back. What is there is what it is believed to be.
             _ if happened => {
-                let both = [to, from];
-                return Ok(both
+                let gone = [to, from]
+                    .into_iter()
+                    .skip(usize::from(at_to.row.is_some()));
+                return Ok(gone
                     .map(|file| us.delete(entry.version, &entry.by, file))
-                    .into());
+                    .collect());
             }
             _ => {}
         }
