@@ -15,7 +15,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::{StreamExt, TryStreamExt, stream};
 use mogilefs_protocol::client::ListedFile;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -30,11 +29,10 @@ use super::Shared;
 use super::found::Took;
 use super::park::{Expects, Parked, Parking, micros};
 use super::reconcile::NotDone;
-use super::scan::wait;
 use super::status::{BackfillProgress, Progress, State};
 use super::trouble::rest;
 use super::work::Crew;
-use super::worker::{Turn, Worker};
+use super::worker::{Turn, Worker, look_at_all};
 
 /// The cursor's name.
 const NAME: &str = "backfill";
@@ -331,25 +329,11 @@ impl Look {
         page: Vec<ListedFile>,
         crew: &mut Crew,
     ) -> Result<Option<Counts>, LedgerError> {
-        let shared = &self.shared;
-        let reconciler = &shared.reconciler;
-        let began = Instant::now();
-        let looks: Vec<_> = page
-            .into_iter()
-            .map(|listed| self.look_at(listed))
-            .collect();
-        let looks = stream::iter(looks)
-            .buffer_unordered(AT_ONCE)
-            .try_collect::<Vec<_>>();
-        let seen = tokio::select! {
-            biased;
-            seen = looks => seen?,
-            () = reconciler.stop.cancelled() => return Ok(None),
-        };
-        let pause = shared.backfill.pace.rest_after(began.elapsed());
-        if !rest(pause, &reconciler.stop).await {
+        let looks = page.into_iter().map(|listed| self.look_at(listed));
+        let (stop, figures) = (&self.shared.reconciler.stop, &self.shared.backfill);
+        let Some(seen) = look_at_all(looks.collect(), AT_ONCE, figures, stop).await? else {
             return Ok(None);
-        }
+        };
         let mut counts = Counts {
             looked_at: seen.len() as u64,
             ..Counts::default()
@@ -367,21 +351,14 @@ impl Look {
                         Took::AdoptedEmpty => counts.adopted += 1,
                         _ => counts.announced += 1,
                     }
-                    while crew.len() >= WINDOW {
-                        if !wait(shared, crew).await? {
-                            return Ok(None);
-                        }
+                    if !crew.wait_for_room(WINDOW).await? {
+                        return Ok(None);
                     }
                     crew.start_next(file, Expected::default());
                 }
             }
         }
-        while crew.first_open().is_some() {
-            if !wait(shared, crew).await? {
-                return Ok(None);
-            }
-        }
-        Ok(Some(counts))
+        Ok(crew.wait_for_all().await?.then_some(counts))
     }
 
     async fn look_at(&self, listed: ListedFile) -> Result<(FileName, Seen), LedgerError> {

@@ -474,7 +474,7 @@ impl Scan {
                 continue;
             }
             while crew.len() >= WINDOW {
-                if !wait(&self.shared, crew).await? {
+                if !crew.wait().await? {
                     return Ok(false);
                 }
                 within(n.saturating_sub(crew.len()));
@@ -483,7 +483,7 @@ impl Scan {
             crew.start_next(file, Expected::shown_by(&record));
         }
         while crew.first_open().is_some() {
-            if !wait(&self.shared, crew).await? {
+            if !crew.wait().await? {
                 return Ok(false);
             }
             within(all.saturating_sub(crew.len()));
@@ -609,20 +609,4 @@ impl Scan {
 fn silent() -> Duration {
     fail::fail_point!("scan::silent_at_once", |_| Duration::ZERO);
     SILENT
-}
-
-/// Waits for one of the crew to end, or to take so long that it is parked. False if repair is stopping.
-pub(super) async fn wait(shared: &Shared, crew: &mut Crew) -> Result<bool, LedgerError> {
-    tokio::select! {
-        biased;
-        () = crew.wait_for_one() => {}
-        stopping = async { !rest(LOOK_EVERY, &shared.reconciler.stop).await } => {
-            if stopping {
-                return Ok(false);
-            }
-            crew.park_slow().await?;
-        }
-    }
-    crew.gather();
-    Ok(true)
 }

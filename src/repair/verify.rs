@@ -16,7 +16,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::{StreamExt, TryStreamExt, stream};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -33,12 +32,12 @@ use super::member::Part;
 use super::park::{Expects, Parking, micros};
 use super::proof::said_to_be_here;
 use super::reconcile::NotDone;
-use super::scan::{PARTS, wait};
+use super::scan::PARTS;
 use super::share::{self, Share};
 use super::status::{Progress, State, VerifyProgress};
 use super::trouble::{Pauses, rest};
 use super::work::Crew;
-use super::worker::{Turn, Worker};
+use super::worker::{Turn, Worker, look_at_all};
 
 /// The cursor's name.
 pub(super) const NAME: &str = "verify";
@@ -391,22 +390,9 @@ impl Pass {
         &self,
         files: Vec<FileName>,
     ) -> Result<Option<Vec<(FileName, Seen)>>, LedgerError> {
-        let (reconciler, figures) = (&self.shared.reconciler, &self.shared.verify);
-        let began = Instant::now();
-        let looks: Vec<_> = files
-            .into_iter()
-            .map(|file| self.look_at_one(file))
-            .collect();
-        let looks = stream::iter(looks)
-            .buffer_unordered(AT_ONCE)
-            .try_collect::<Vec<_>>();
-        let seen = tokio::select! {
-            biased;
-            seen = looks => seen?,
-            () = reconciler.stop.cancelled() => return Ok(None),
-        };
-        let pause = figures.pace.rest_after(began.elapsed());
-        Ok(rest(pause, &reconciler.stop).await.then_some(seen))
+        let looks = files.into_iter().map(|file| self.look_at_one(file));
+        let stop = &self.shared.reconciler.stop;
+        look_at_all(looks.collect(), AT_ONCE, &self.shared.verify, stop).await
     }
 
     async fn look_at_one(&self, file: FileName) -> Result<(FileName, Seen), LedgerError> {
@@ -495,17 +481,13 @@ impl Pass {
                     self.shared.verify.note(format!("{file}: {why}"));
                 }
             }
-            while crew.len() >= WINDOW {
-                if !wait(&self.shared, crew).await? {
-                    return Ok(false);
-                }
+            if !crew.wait_for_room(WINDOW).await? {
+                return Ok(false);
             }
             crew.start_next(file.clone(), Expected::default());
         }
-        while crew.first_open().is_some() {
-            if !wait(&self.shared, crew).await? {
-                return Ok(false);
-            }
+        if !crew.wait_for_all().await? {
+            return Ok(false);
         }
         counts.brought_again = self.shared.verify.brought() - brought_before;
         for (file, found) in declared {

@@ -41,6 +41,9 @@ const GRACE: [Duration; 7] = [
 /// After this time a file that holds up others is parked as being in progress.
 const SLOW: Duration = Duration::from_secs(30);
 
+/// How often who waits looks for those.
+const LOOK_AT_SLOW_EVERY: Duration = Duration::from_secs(1);
+
 /// How far the work on a file is, as to its gap.
 #[derive(Default, PartialEq, Eq)]
 enum Phase {
@@ -332,6 +335,52 @@ impl Crew {
             Ok((_, false)) => {}
             Err(error) => tracing::error!("a task of repair ended without an answer: {error}"),
         }
+    }
+
+    /// Waits for one to end, or to take so long that it is parked. False if repair is stopping.
+    ///
+    /// # Errors
+    /// The ledger's.
+    pub(super) async fn wait(&mut self) -> Result<bool, LedgerError> {
+        let reconciler = Arc::clone(&self.reconciler);
+        tokio::select! {
+            biased;
+            () = self.wait_for_one() => {}
+            stopping = async { !rest(LOOK_AT_SLOW_EVERY, &reconciler.stop).await } => {
+                if stopping {
+                    return Ok(false);
+                }
+                self.park_slow().await?;
+            }
+        }
+        self.gather();
+        Ok(true)
+    }
+
+    /// Waits until fewer than `most` are at work. False if repair is stopping.
+    ///
+    /// # Errors
+    /// The ledger's.
+    pub(super) async fn wait_for_room(&mut self, most: usize) -> Result<bool, LedgerError> {
+        while self.len() >= most {
+            if !self.wait().await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Waits until a cursor may pass all. False if repair is stopping.
+    ///
+    /// # Errors
+    /// The ledger's.
+    pub(super) async fn wait_for_all(&mut self) -> Result<bool, LedgerError> {
+        while self.first_open().is_some() {
+            if !self.wait().await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Parks those that have been at work for long, so that a cursor may pass them.

@@ -11,9 +11,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::FutureExt;
 use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use super::status::{Figures, State};
@@ -135,6 +136,29 @@ pub(super) async fn turns(mut worker: Box<dyn Worker>, shared: &Shared, figures:
         }
     }
     worker.finish().await;
+}
+
+/// Looks at files, some at a time, and rests as the worker is to rest after that. `None` if repair is stopping.
+///
+/// # Errors
+/// The first of a look; the others are left.
+pub(super) async fn look_at_all<T>(
+    looks: Vec<impl Future<Output = Result<T, LedgerError>>>,
+    at_once: usize,
+    figures: &Figures,
+    stop: &CancellationToken,
+) -> Result<Option<Vec<T>>, LedgerError> {
+    let began = Instant::now();
+    let looks = stream::iter(looks)
+        .buffer_unordered(at_once)
+        .try_collect::<Vec<_>>();
+    let seen = tokio::select! {
+        biased;
+        seen = looks => seen?,
+        () = stop.cancelled() => return Ok(None),
+    };
+    let pause = figures.pace.rest_after(began.elapsed());
+    Ok(rest(pause, stop).await.then_some(seen))
 }
 
 /// The ledger is away.
