@@ -163,7 +163,7 @@ pub enum Command {
     /// Pause the workers of repair, say how fast they may be, tell them to begin
     ///
     /// Tail follows what the other datacenters change, retry tries again what did not come, scan goes over all files
-    /// that should be here, and verify over all that are. What is said here counts from that moment on, in the datacenter that is
+    /// that should be here, verify over all that are, and backfill looks for those that came past the proxy. What is said here counts from that moment on, in the datacenter that is
     /// asked, and outlives restarts.
     #[command(subcommand, arg_required_else_help = true)]
     Repair(ask::repair::Repair),

@@ -5,7 +5,7 @@
 //! or not is told by the same judgement ([`explain`]). What was changed past the proxy is told the ledger by [`found`].
 //!
 //! Always true: nothing newer is replaced by older, whatever finds a file how often; a cursor passes a file only when it is
-//! done or parked; a client never waits for repair.
+//! done or parked; a client waits for repair only while a change of repair's of that very key is with the tracker.
 //! Never here: what a client changed (`proxy`), and what this datacenter holds as the ledger is told it (`journal`), but for what verify
 //! has observed ([`proof`]) and what nobody has reported ([`found`], [`import`]).
 //! Killed in the middle: cursors, gaps and intents are on disk; everything else is found again.
