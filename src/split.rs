@@ -3,7 +3,7 @@
 //! A tracker deletes bytes by its own database. Where two databases name the same storage node, a delete in one takes the other's bytes
 //! away, and where both hand out the same fids, an upload in one overwrites the other's. So after a split each database has to keep only its own
 //! devices, nothing may wait in the queues of the copied one, and their fids have to be disjoint, all of it before its tracker first starts with its
-//! background jobs. `docs/split.md` has the steps; this looks whether they were taken, as far as a tracker tells.
+//! background jobs. `phylactery split guide` has the steps; this looks whether they were taken, as far as a tracker tells.
 //!
 //! Always true: nothing is changed, and what cannot be told is said to be so, not taken for good.
 
@@ -58,7 +58,7 @@ pub struct Finding {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
     "{host} is a storage node of {here} and of {other} too: two trackers that share storage nodes destroy each other's files. Take it, and \
-     its devices, out of the database of one of them (see docs/split.md and `phylactery split check`)"
+     its devices, out of the database of one of them (see `phylactery split guide`, and `phylactery split check`)"
 )]
 pub struct Clash {
     /// One of them.
@@ -252,7 +252,7 @@ fn alone(seen: &Seen) -> Vec<Finding> {
         found.push(finding(
             Level::Unknown,
             "queues",
-            "its tracker has nothing in hand to delete or copy; what waits in its database no tracker tells: docs/split.md has the query".to_owned(),
+            "its tracker has nothing in hand to delete or copy; what waits in its database no tracker tells: `phylactery split guide` has the query".to_owned(),
         ));
     } else {
         let waiting = seen

@@ -64,7 +64,7 @@ fn backfill(site: &Site) -> BackfillProgress {
     found.unwrap_or_default()
 }
 
-/// The steps of docs/split.md, in this tracker's tables: only these devices and their host stay, nothing waits, and fids begin at `first`.
+/// The steps of `phylactery split guide`, in this tracker's tables: only these devices and their host stay, nothing waits, and fids begin at `first`.
 fn clean(database: &Path, own_host: &str, own: [u32; 2], first: Option<u64>) {
     let db = Connection::open(database).unwrap();
     let [one, two] = own;

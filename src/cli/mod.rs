@@ -117,7 +117,7 @@ pub enum Command {
 
     /// See to it that installations which were one do not destroy each other's files
     ///
-    /// For one MogileFS over several sites that becomes one in each, without copying: docs/split.md has the steps.
+    /// For one MogileFS over several sites that becomes one in each, without copying: `split guide` has the steps.
     #[command(subcommand, arg_required_else_help = true)]
     Split(split::Split),
 

@@ -1,4 +1,4 @@
-//! `phylactery split check`: whether installations that were one can destroy each other's files.
+//! `phylactery split`: whether installations that were one can destroy each other's files, and the steps by which one becomes two.
 
 use std::path::PathBuf;
 
@@ -23,9 +23,17 @@ pub enum Split {
     ///
     /// Compares what all datacenters have registered, and what their trackers say: whether two name one storage node,
     /// whether files are said to be on devices that are not theirs, what waits to be deleted, and whether both hand out the same fids. Nothing
-    /// is changed. The exit status is 1 where files are in danger. docs/split.md has the steps of a split.
+    /// is changed. The exit status is 1 where files are in danger.
     Check(Check),
+
+    /// Print the steps by which one MogileFS over several sites becomes one in each, in place
+    ///
+    /// With the SQL for the copied database, to be run before its tracker first starts.
+    Guide,
 }
+
+/// For a person, in Markdown.
+const GUIDE: &str = include_str!("split_guide.md");
 
 /// What `split check` takes.
 #[derive(Args, Debug)]
@@ -60,7 +68,17 @@ fn tracker(text: &str) -> Result<(Datacenter, String), String> {
     }
 }
 
-pub(super) fn run(Split::Check(arguments): Split) -> Result<(), Failure> {
+pub(super) fn run(split: Split) -> Result<(), Failure> {
+    match split {
+        Split::Check(arguments) => look(arguments),
+        Split::Guide => {
+            say!("{}", GUIDE.trim_end());
+            Ok(())
+        }
+    }
+}
+
+fn look(arguments: Check) -> Result<(), Failure> {
     let config =
         config::load(&arguments.config).map_err(|mistakes| Failure::Usage(mistakes.to_string()))?;
     let found = runtime()?.block_on(async {
