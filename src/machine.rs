@@ -204,8 +204,6 @@ pub enum Rule {
     ChangeNamesVersion,
     /// What repair does is marked as a copy.
     CopiesAreMarked,
-    /// A path has to end in the fid that the source's replica names.
-    BytesOfTheFid,
     /// A digest that nobody has verified is a claim.
     ClaimsAreNothing,
     /// "In sync" is as of what all nodes have still to tell.
@@ -214,7 +212,7 @@ pub enum Rule {
 
 impl Rule {
     /// All that can be left out.
-    pub const ALL: [Rule; 10] = [
+    pub const ALL: [Rule; 9] = [
         Rule::ClockFollows,
         Rule::ClockIsBound,
         Rule::ContentIsWhole,
@@ -222,7 +220,6 @@ impl Rule {
         Rule::HolesStay,
         Rule::ChangeNamesVersion,
         Rule::CopiesAreMarked,
-        Rule::BytesOfTheFid,
         Rule::ClaimsAreNothing,
         Rule::SilenceFreezes,
     ];

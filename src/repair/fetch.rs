@@ -16,7 +16,7 @@ use tokio::time::{Duration, timeout};
 use crate::config::Patience;
 use crate::file::{Checksum, Datacenter, Fid};
 use crate::ledger::DatacenterRecord;
-use crate::machine::{self, Rule, keeps};
+use crate::machine;
 
 use super::budget::{Budget, OfSource};
 
@@ -91,7 +91,7 @@ pub(super) fn allowed(path: &str, record: &DatacenterRecord, wanted: Fid) -> Res
         });
     }
     match fid_of(&url) {
-        Some(named) if named == wanted || !keeps(Rule::BytesOfTheFid) => Ok(url),
+        Some(named) if named == wanted => Ok(url),
         Some(named) => Err(Refused::OtherFid { named, wanted }),
         None => Err(malformed("it does not end in a fid")),
     }
